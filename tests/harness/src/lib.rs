@@ -1,0 +1,28 @@
+//! What compose-ci's tests and its quickstart speak to instead of the world: a stand-in for
+//! GitHub, a sink for mail, the Docker engine, and the service itself as a process.
+//!
+//! All of them are spoken to over the wire. They wait for events, never for time, and they
+//! fail a test that leaves something undone. Being for tests, they panic where a test could
+//! do nothing but fail.
+
+mod git;
+mod payload;
+mod tarball;
+mod github;
+mod process;
+mod certificates;
+mod smtp;
+mod engine;
+mod one_box;
+
+pub use self::certificates::Certificates;
+pub use self::engine::{Engine, Snapshot};
+pub use self::git::TestRepo;
+pub use self::github::{
+    CommitState, Endpoint, Fault, GitHub, Host, Request, Settings, Status, TOKEN,
+};
+pub use self::one_box::{Answer, OneBox, Setup, WEBHOOK_SECRET};
+pub use self::payload::{Push, sign};
+pub use self::process::{Process, listening_address};
+pub use self::smtp::{Attachment, Mail, SinkOptions, SmtpSink, Tls};
+pub use self::tarball::Tarball;

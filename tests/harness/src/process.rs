@@ -1,0 +1,141 @@
+//! A child process whose output a test waits for and reads.
+
+use std::io::{BufRead, BufReader, PipeReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::watch;
+
+/// A running program; dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    output: watch::Receiver<Output>,
+}
+
+/// What the program has printed so far, on both of its outputs.
+#[derive(Debug, Default)]
+struct Output {
+    text: String,
+    /// The program has closed its outputs, which it does by ending.
+    ended: bool,
+}
+
+impl Process {
+    /// Starts the program, with its outputs caught and no input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(mut command: Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        let both = writer.try_clone().expect("a pipe can be shared");
+        command.stdin(Stdio::null()).stdout(both).stderr(writer);
+        let child = command.spawn();
+        let child = child.unwrap_or_else(|error| panic!("starting {name}: {error}"));
+        // The command holds the pipe's writing end: the output would never end.
+        drop(command);
+        let (sender, output) = watch::channel(Output::default());
+        std::thread::spawn(move || collect(reader, &sender));
+        Self {
+            name,
+            child,
+            output,
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far, whole lines, on both outputs.
+    pub fn output(&self) -> String {
+        self.output.borrow().text.clone()
+    }
+
+    /// Waits until `find` finds something in the output.
+    ///
+    /// # Panics
+    /// After `deadline`, or when the program ends without it; with the output.
+    pub async fn wait_for_output<T>(
+        &self,
+        find: impl Fn(&str) -> Option<T>,
+        deadline: Duration,
+    ) -> T {
+        let mut output = self.output.clone();
+        let waited = output.wait_for(|output| output.ended || find(&output.text).is_some());
+        let in_time = tokio::time::timeout(deadline, waited).await.is_ok();
+        let text = self.output();
+        let name = &self.name;
+        find(&text).unwrap_or_else(|| {
+            let why = if in_time {
+                "ended".to_owned()
+            } else {
+                format!("printed only this in {deadline:?}")
+            };
+            panic!("{name} {why}:\n{text}")
+        })
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a pid is positive");
+        // The only failure is a program that has ended already.
+        kill_process(pid, Signal::TERM).ok();
+    }
+
+    /// Waits until the program has ended by itself.
+    ///
+    /// # Panics
+    /// After `deadline`, with the output.
+    pub async fn wait_for_end(&mut self, deadline: Duration) -> ExitStatus {
+        let mut output = self.output.clone();
+        let waited = output.wait_for(|output| output.ended);
+        let in_time = tokio::time::timeout(deadline, waited).await.is_ok();
+        assert!(
+            in_time,
+            "{} did not end in {deadline:?}:\n{}",
+            self.name,
+            self.output()
+        );
+        self.child.wait().expect("nobody else waits for this child")
+    }
+
+    /// Ends the program at once; does nothing when it has ended.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn collect(reader: PipeReader, output: &watch::Sender<Output>) {
+    for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+        output.send_modify(|output| {
+            output.text.push_str(&String::from_utf8_lossy(&line));
+            output.text.push('\n');
+        });
+    }
+    output.send_modify(|output| output.ended = true);
+}
+
+/// The address that a program says it listens on: `… listening on HOST:PORT`.
+pub fn listening_address(output: &str) -> Option<SocketAddr> {
+    let (_, after) = output.split_once("listening on ")?;
+    // In a JSON log a quotation mark ends it, on a terminal the escape that ends a colour.
+    let is_in_address = |c: char| c.is_ascii_hexdigit() || "[]:.".contains(c);
+    let end = after.find(|c| !is_in_address(c)).unwrap_or(after.len());
+    after[..end].parse().ok()
+}
