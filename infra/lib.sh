@@ -132,18 +132,22 @@ build_image() {
     replaced=$(docker image inspect --format '{{.Id}}' "$tag" 2>/dev/null || true)
     if [ -n "$binary" ]; then
         prebuilt_context "$binary" \
-            | docker build --quiet --tag "$tag" --file infra/docker/Dockerfile \
+            | docker build --quiet --force-rm --tag "$tag" --file infra/docker/Dockerfile \
                 --build-arg "BUILDER=$base_image" - >/dev/null
     else
-        docker build --quiet --tag "$tag" \
+        docker build --quiet --force-rm --tag "$tag" \
             --file "$repository_root/infra/docker/Dockerfile" "$repository_root" >/dev/null
     fi
 
     # The classic builder keeps every first stage, and the image that lost its tag.
     docker image prune --force --filter label=compose-ci.stage=binary >/dev/null
-    if [ -n "$replaced" ] && [ "$replaced" != "$(docker image inspect --format '{{.Id}}' "$tag")" ]; then
-        # A container that still runs from it keeps it.
-        docker image rm "$replaced" >/dev/null 2>&1 || true
+    [ -z "$replaced" ] || remove_untagged "$replaced"
+}
+
+# Removes an image that nobody can name any more; a container that still uses it keeps it.
+remove_untagged() {
+    if [ "$(docker image inspect --format '{{len .RepoTags}}' "$1" 2>/dev/null)" = 0 ]; then
+        docker image rm "$1" >/dev/null 2>&1 || true
     fi
 }
 
@@ -155,12 +159,11 @@ prebuilt_context() {
 }
 
 # Whether a program that is linked on this machine runs in the image: glibc only
-# promises that older programs run on a newer library.
+# promises that older programs run on a newer library. Needs the base image.
 links_for_the_image() {
     local here there
     command -v cargo >/dev/null || return 1
     here=$(getconf GNU_LIBC_VERSION 2>/dev/null) || return 1
-    ensure_base_image
     there=$(docker run --rm "$base_image" getconf GNU_LIBC_VERSION)
     [ "$(uname -m)" = "$(docker info --format '{{.Architecture}}')" ] \
         && printf '%s\n' "$here" "$there" | sort --check --version-sort 2>/dev/null
