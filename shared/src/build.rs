@@ -1,0 +1,391 @@
+//! The words of the domain, parsed once at the edge into types that cannot be wrong.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Namespace of the build ids that are derived from GitHub's delivery GUIDs (a random v4, fixed
+/// for ever: changing it would make every redelivery a new build).
+const DELIVERY_NAMESPACE: Uuid = Uuid::from_u128(0x6b1f_0c0a_9d4e_4f0b_8a53_27c1_5be2_90d7);
+
+/// Longest branch or tag name in bytes. GitHub refuses longer ones, and with it a queue message
+/// stays well under 2 KiB.
+const REF_NAME_MAX_BYTES: usize = 255;
+
+/// Longest owner or repository name in bytes: GitHub allows 39 for an owner and 100 for a name.
+const REPO_PART_MAX_BYTES: usize = 100;
+
+/// Why a text is no value of the domain. Its message names what is wrong and is fit for a user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Not `owner/name`.
+    #[error("a repository is written owner/name")]
+    Repo,
+    /// Not 40 or 64 hexadecimal digits.
+    #[error("a commit id has 40 or 64 hexadecimal digits")]
+    Sha,
+    /// Not what git accepts as a branch or tag.
+    #[error("not a valid branch, tag or commit name")]
+    Ref,
+    /// Not a UUID.
+    #[error("a build id is a UUID")]
+    BuildId,
+}
+
+/// What a worker needs to know to build one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRequest {
+    /// The build's identity: container name, log name, page.
+    pub id: BuildId,
+    /// Where the commit lives.
+    pub repo: RepoName,
+    /// Which commit, or what names it.
+    pub revision: Revision,
+    /// The branch or tag that was pushed; a manual trigger may not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_ref: Option<GitRef>,
+}
+
+impl BuildRequest {
+    /// The branch or tag for a person to read: what was pushed, or what a manual trigger named.
+    pub fn ref_name(&self) -> Option<&str> {
+        match (&self.git_ref, &self.revision) {
+            (Some(git_ref), _) => Some(git_ref.name()),
+            (None, Revision::Name(name)) => Some(name.as_str()),
+            (None, Revision::Commit(_)) => None,
+        }
+    }
+}
+
+/// The identity of a build: it names the container, the log and the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BuildId(Uuid);
+
+impl BuildId {
+    /// The id of the build that a GitHub delivery asks for: the same delivery, the same build.
+    pub fn from_delivery(guid: &str) -> Self {
+        Self(Uuid::new_v5(&DELIVERY_NAMESPACE, guid.as_bytes()))
+    }
+
+    /// The id of a build that nothing else identifies, such as a manual trigger.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The compose project of this build, so that two builds of one commit never meet.
+    /// Starts with a letter: compose allows a digit, tools that read the name may not.
+    pub fn compose_project(&self) -> String {
+        format!("ci-{}", self.0.simple())
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(text)
+            .map(Self)
+            .map_err(|_| InvalidName::BuildId)
+    }
+}
+
+/// A repository on GitHub, `owner/name`. Equality ignores case, as GitHub does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RepoName(String);
+
+impl RepoName {
+    /// The whole name, `owner/name`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the slash.
+    pub fn owner(&self) -> &str {
+        self.0.split_once('/').map_or("", |(owner, _)| owner)
+    }
+}
+
+impl PartialEq for RepoName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for RepoName {}
+
+impl fmt::Display for RepoName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RepoName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (owner, name) = text.split_once('/').ok_or(InvalidName::Repo)?;
+        if is_repo_part(owner) && is_repo_part(name) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Repo)
+        }
+    }
+}
+
+fn is_repo_part(part: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !part.is_empty()
+        && part.len() <= REPO_PART_MAX_BYTES
+        && part.chars().all(plain)
+        && part != "."
+        && part != ".."
+}
+
+/// A full commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CommitSha(String);
+
+impl CommitSha {
+    /// All digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first seven digits, as git and GitHub shorten it.
+    pub fn short(&self) -> &str {
+        &self.0[..7]
+    }
+
+    /// True for the id of nothing, which a push carries when it deletes a branch.
+    pub fn is_zero(&self) -> bool {
+        self.0.bytes().all(|digit| digit == b'0')
+    }
+}
+
+impl fmt::Display for CommitSha {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for CommitSha {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let full_length = matches!(text.len(), 40 | 64);
+        if full_length && text.bytes().all(|c| c.is_ascii_hexdigit()) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(InvalidName::Sha)
+        }
+    }
+}
+
+/// A branch name, tag name or short commit id that git would accept. It is somebody else's text:
+/// it travels as an environment value or an escaped path segment, never inside a command.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RefName(String);
+
+impl RefName {
+    /// The name as git writes it, slashes included.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RefName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RefName {
+    type Err = InvalidName;
+
+    /// The rules of `git check-ref-format --branch`, plus a limit on the length.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let forbidden = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+        let bad_part = |part: &str| {
+            part.is_empty() || part.starts_with('.') || part.ends_with(".lock")
+        };
+        let invalid = text.is_empty()
+            || text.len() > REF_NAME_MAX_BYTES
+            || text == "@"
+            || text.starts_with('-')
+            || text.ends_with('.')
+            || text.contains("..")
+            || text.contains("@{")
+            || text.contains(forbidden)
+            || text.split('/').any(bad_part);
+        if invalid {
+            Err(InvalidName::Ref)
+        } else {
+            Ok(Self(text.to_owned()))
+        }
+    }
+}
+
+/// What a push moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GitRef {
+    /// `refs/heads/…`
+    Branch(RefName),
+    /// `refs/tags/…`
+    Tag(RefName),
+}
+
+impl GitRef {
+    /// The name without `refs/heads/` or `refs/tags/`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Branch(name) | Self::Tag(name) => name.as_str(),
+        }
+    }
+}
+
+impl FromStr for GitRef {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(branch) = text.strip_prefix("refs/heads/") {
+            branch.parse().map(Self::Branch)
+        } else if let Some(tag) = text.strip_prefix("refs/tags/") {
+            tag.parse().map(Self::Tag)
+        } else {
+            Err(InvalidName::Ref)
+        }
+    }
+}
+
+/// Which commit to build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Revision {
+    /// The commit itself.
+    Commit(CommitSha),
+    /// A branch, tag or short commit id; the worker asks GitHub which commit it is.
+    Name(RefName),
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Commit(sha) => sha.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Revision {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(sha) => Ok(Self::Commit(sha)),
+            Err(_) => text.parse().map(Self::Name),
+        }
+    }
+}
+
+/// The conversions that serde needs for a type that is a checked string.
+macro_rules! checked_string {
+    ($($name:ty),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(checked: $name) -> Self {
+                checked.0
+            }
+        }
+    )*};
+}
+
+checked_string!(RepoName, CommitSha, RefName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_delivery_is_the_same_build() {
+        let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
+        assert_eq!(BuildId::from_delivery(guid), BuildId::from_delivery(guid));
+        assert_ne!(BuildId::from_delivery(guid), BuildId::from_delivery("other"));
+        assert_ne!(BuildId::random(), BuildId::random());
+    }
+
+    #[test]
+    fn a_repository_is_owner_slash_name() {
+        for good in ["octo/hello", "Octo-Org/hello.world_1", "a/b"] {
+            assert_eq!(good.parse::<RepoName>().map(String::from), Ok(good.into()));
+        }
+        for bad in ["", "octo", "octo/", "/x", "a/b/c", "a/..", "./b", "a b/c", "a/b?c", "ä/b"] {
+            assert_eq!(bad.parse::<RepoName>(), Err(InvalidName::Repo), "{bad}");
+        }
+    }
+
+    #[test]
+    fn repositories_are_equal_in_any_case() {
+        assert_eq!("Octo/Hello".parse::<RepoName>(), "octo/hello".parse());
+    }
+
+    #[test]
+    fn a_commit_has_40_or_64_hex_digits() {
+        let sha1 = "0D1A26E67D8F5EAF1F6BA5C57FC3C7D91AC0FD1C".parse::<CommitSha>();
+        assert_eq!(sha1.as_ref().map(CommitSha::short), Ok("0d1a26e"));
+        assert!("a".repeat(64).parse::<CommitSha>().is_ok());
+        for bad in ["", "0d1a26e", &"a".repeat(41), &"g".repeat(40), &"é".repeat(20)] {
+            assert_eq!(bad.parse::<CommitSha>(), Err(InvalidName::Sha), "{bad}");
+        }
+        assert!("0".repeat(40).parse::<CommitSha>().is_ok_and(|sha| sha.is_zero()));
+    }
+
+    #[test]
+    fn a_ref_name_is_what_git_accepts() {
+        for good in ["main", "feature/ümlaut", "v1.0", "a\"b'c;$(x)", "0d1a26e"] {
+            assert!(good.parse::<RefName>().is_ok(), "{good}");
+        }
+        let long = "x".repeat(256);
+        for bad in [
+            "", "-x", "a..b", "a b", "a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "@", "a@{1}",
+            "/a", "a/", "a//b", ".a", "a/.b", "a.lock", "a.", "a\nb", "a\0b", &long,
+        ] {
+            assert_eq!(bad.parse::<RefName>(), Err(InvalidName::Ref), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_pushed_ref_is_a_branch_or_a_tag() {
+        let name = |text: &str| text.parse::<RefName>().expect("valid");
+        assert_eq!("refs/heads/a/b".parse(), Ok(GitRef::Branch(name("a/b"))));
+        assert_eq!("refs/tags/v1".parse(), Ok(GitRef::Tag(name("v1"))));
+        assert_eq!("refs/notes/x".parse::<GitRef>(), Err(InvalidName::Ref));
+        assert_eq!("main".parse::<GitRef>(), Err(InvalidName::Ref));
+    }
+
+    #[test]
+    fn a_compose_project_name_is_one_that_compose_accepts() {
+        let project = BuildId::random().compose_project();
+        let accepted = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        assert!(project.starts_with("ci-") && project.chars().all(accepted), "{project}");
+    }
+}

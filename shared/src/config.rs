@@ -1,0 +1,683 @@
+//! What a person sets, read once and checked once.
+//!
+//! [`Env`] is the raw side: names and texts. The `…Config` structs are the checked side, and the
+//! only one that the rest of the program sees. Nothing else reads the environment.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing::level_filters::LevelFilter;
+use url::Url;
+use wildmatch::WildMatch;
+
+use crate::build::RepoName;
+use crate::variables;
+
+/// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
+const BUILD_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60 - 60);
+
+/// A secret shorter than this is not masked: hiding every `1` would ruin the log and hide nothing.
+const MASKED_MIN_BYTES: usize = 4;
+
+/// A variable that cannot be used, in one line that names it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct ConfigError {
+    /// The variable's name.
+    pub variable: &'static str,
+    /// What is wrong with it; never its value if it is a secret.
+    pub problem: String,
+}
+
+type Result<T, E = ConfigError> = std::result::Result<T, E>;
+
+/// What the webhook needs to know.
+#[derive(Debug, Clone)]
+pub struct HandlerConfig {
+    /// Where to listen.
+    pub listen: ListenConfig,
+    /// Who may push, and what of it builds.
+    pub webhook: WebhookConfig,
+}
+
+/// The listener.
+#[derive(Debug, Clone)]
+pub struct ListenConfig {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// A PEM file with key and certificate: HTTPS.
+    pub cert_path: Option<PathBuf>,
+}
+
+/// What proves a request, and which pushes build.
+#[derive(Debug, Clone)]
+pub struct WebhookConfig {
+    /// Accepted as `Authorization: Bearer`, and in the URL while there is no HMAC secret.
+    pub token: SecretString,
+    /// HMAC secrets, any of which may have signed.
+    pub secrets: Vec<SecretString>,
+    /// The repositories that may build here.
+    pub repos: RepoFilter,
+    /// The branches and tags that build.
+    pub branches: BranchFilter,
+}
+
+/// What the worker needs to know.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The API to report to and to download from.
+    pub github: GithubConfig,
+    /// The engine to build on.
+    pub engine: EngineConfig,
+    /// What to run, and its limits.
+    pub hook: HookConfig,
+    /// Whom to tell.
+    pub mail: MailConfig,
+    /// Where records and logs are kept.
+    pub data_dir: PathBuf,
+    /// Where people reach the log pages.
+    pub public_url: Option<Url>,
+    /// Builds at a time.
+    pub concurrency: usize,
+    /// How long a stopping worker waits for its builds.
+    pub drain_timeout: Duration,
+    /// Values that must never be shown.
+    pub secrets: Vec<SecretString>,
+}
+
+/// GitHub, as the worker speaks to it.
+#[derive(Debug, Clone)]
+pub struct GithubConfig {
+    /// Base of all API paths, without a slash at its end.
+    pub api_url: String,
+    /// The token for statuses and tarballs.
+    pub token: SecretString,
+    /// Name of the commit status.
+    pub status_context: String,
+    /// A bundle of root certificates instead of the embedded ones.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+/// The Docker engine, as the docker CLI finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineConfig {
+    /// A unix socket on this machine.
+    Unix {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// TCP, with mutual TLS where certificates are given.
+    Tcp {
+        /// `host:port`.
+        address: String,
+        /// The directory of `ca.pem`, `cert.pem` and `key.pem`.
+        tls: Option<PathBuf>,
+    },
+}
+
+/// The hook and the limits of its container.
+#[derive(Debug, Clone)]
+pub struct HookConfig {
+    /// Run as `sh -c "$HOOK"`.
+    pub command: String,
+    /// The service's variables that reach the hook.
+    pub env: BTreeMap<String, String>,
+    /// The image to run in; the service's own by default.
+    pub image: Option<String>,
+    /// The hook is stopped after this time.
+    pub timeout: Duration,
+    /// Memory limit.
+    pub memory_bytes: Option<u64>,
+    /// CPU limit in billionths of a CPU, as the engine counts.
+    pub nano_cpus: Option<i64>,
+    /// Process limit.
+    pub pids: i64,
+    /// How much of a build's log is kept.
+    pub log_limit_bytes: u64,
+    /// Whether everything the build made is removed afterwards.
+    pub garbage_collect: bool,
+}
+
+/// Who gets mail, when, and how.
+#[derive(Debug, Clone)]
+pub enum MailConfig {
+    /// Nobody.
+    Off,
+    /// By SMTP.
+    Smtp(SmtpConfig),
+}
+
+/// A mail server and an envelope.
+#[derive(Debug, Clone)]
+pub struct SmtpConfig {
+    /// Host name, also checked against the server's certificate.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub tls: SmtpTls,
+    /// User and password, where the server asks for them.
+    pub credentials: Option<(String, SecretString)>,
+    /// The sender's address.
+    pub from: String,
+    /// The recipients' addresses, at least one.
+    pub to: Vec<String>,
+    /// Which outcomes are mailed.
+    pub on: MailOn,
+    /// A bundle of root certificates instead of the embedded ones.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+/// How a mail connection is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// TLS from the first byte (port 465).
+    Implicit,
+    /// STARTTLS, and no mail without it.
+    StartTls,
+    /// In the clear: only when asked for.
+    Off,
+}
+
+/// Which outcomes are mailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailOn {
+    /// Every outcome.
+    Always,
+    /// Everything but success.
+    Failure,
+    /// When a branch's outcome differs from the one before.
+    Change,
+}
+
+/// The queue between handler and worker.
+#[derive(Debug, Clone)]
+pub enum QueueConfig {
+    /// SQLite in this directory.
+    Local {
+        /// The directory; made if it is missing.
+        data_dir: PathBuf,
+    },
+}
+
+/// The service's own log.
+#[derive(Debug, Clone, Copy)]
+pub struct LogConfig {
+    /// The least important level that is shown.
+    pub level: LevelFilter,
+    /// Its form.
+    pub format: LogFormat,
+}
+
+/// The form of the service's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl HandlerConfig {
+    /// Reads what the webhook needs.
+    ///
+    /// # Errors
+    /// The first variable that is missing or cannot be used.
+    pub fn load(env: &Env) -> Result<Self> {
+        Ok(Self {
+            listen: ListenConfig {
+                address: SocketAddr::new(
+                    env.parsed("BIND", IpAddr::from([0, 0, 0, 0]))?,
+                    env.parsed("PORT", 8080)?,
+                ),
+                cert_path: env.text("CERT_PATH").map(PathBuf::from),
+            },
+            webhook: WebhookConfig {
+                token: env.required_secret("GITHUB_TOKEN")?,
+                secrets: env.secret_list("WEBHOOK_SECRET")?,
+                repos: env.required_parsed("GITHUB_REPO")?,
+                branches: env.parsed("BRANCHES", BranchFilter::default())?,
+            },
+        })
+    }
+}
+
+impl WorkerConfig {
+    /// Reads what the worker needs.
+    ///
+    /// # Errors
+    /// The first variable that is missing or cannot be used.
+    pub fn load(env: &Env) -> Result<Self> {
+        Ok(Self {
+            hook: HookConfig::load(env)?,
+            github: GithubConfig::load(env)?,
+            engine: EngineConfig::load(env)?,
+            mail: MailConfig::load(env)?,
+            data_dir: data_dir(env),
+            public_url: env.optional_with("PUBLIC_URL", http_url)?,
+            concurrency: env.checked("CONCURRENCY", 2, |n| (1..=256).contains(n), "1 to 256")?,
+            drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(8))?,
+            secrets: env.masked_values()?,
+        })
+    }
+}
+
+impl QueueConfig {
+    /// Reads where the queue is.
+    ///
+    /// # Errors
+    /// None as long as the only queue is the local one.
+    pub fn load(env: &Env) -> Result<Self> {
+        Ok(Self::Local {
+            data_dir: data_dir(env),
+        })
+    }
+}
+
+impl LogConfig {
+    /// Reads how the service logs.
+    ///
+    /// # Errors
+    /// An unknown level or format.
+    pub fn load(env: &Env) -> Result<Self> {
+        let level = env.optional_with("LOG_LEVEL", |text| {
+            text.parse().map_err(|_| "error, warn, info, debug or trace".to_owned())
+        })?;
+        Ok(Self {
+            level: level.unwrap_or(LevelFilter::INFO),
+            format: env.one_of(
+                "LOG_FORMAT",
+                &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            )?,
+        })
+    }
+}
+
+impl GithubConfig {
+    fn load(env: &Env) -> Result<Self> {
+        let api_url = env.optional_with("GITHUB_API_URL", http_url)?;
+        Ok(Self {
+            api_url: api_url.map_or_else(
+                || "https://api.github.com".to_owned(),
+                |url| url.as_str().trim_end_matches('/').to_owned(),
+            ),
+            token: env.required_secret("GITHUB_TOKEN")?,
+            status_context: env.text("STATUS_CONTEXT").unwrap_or("compose-ci").to_owned(),
+            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+        })
+    }
+}
+
+impl EngineConfig {
+    fn load(env: &Env) -> Result<Self> {
+        let host = env.text("DOCKER_HOST").unwrap_or("unix:///var/run/docker.sock");
+        if let Some(socket) = host.strip_prefix("unix://") {
+            return Ok(Self::Unix {
+                socket: socket.into(),
+            });
+        }
+        let Some(address) = host.strip_prefix("tcp://") else {
+            return Err(invalid("DOCKER_HOST", "must begin with unix:// or tcp://"));
+        };
+        let verify = env.text("DOCKER_TLS_VERIFY").is_some();
+        Ok(Self::Tcp {
+            address: address.trim_end_matches('/').to_owned(),
+            tls: verify.then(|| docker_cert_path(env)),
+        })
+    }
+}
+
+impl HookConfig {
+    fn load(env: &Env) -> Result<Self> {
+        let timeout_fits = |timeout: &Duration| !timeout.is_zero() && *timeout < BUILD_TIMEOUT_MAX;
+        let timeout = env.duration("BUILD_TIMEOUT", Duration::from_secs(60 * 60))?;
+        if !timeout_fits(&timeout) {
+            return Err(invalid("BUILD_TIMEOUT", "must be above 0 and under 12h"));
+        }
+        Ok(Self {
+            command: env.required("HOOK")?.to_owned(),
+            env: env.hook_environment(),
+            image: env.text("BUILD_IMAGE").map(str::to_owned),
+            timeout,
+            memory_bytes: env.size("BUILD_MEMORY")?,
+            nano_cpus: env.optional_with("BUILD_CPUS", nano_cpus)?,
+            pids: env.checked("BUILD_PIDS", 4096, |n| *n > 0, "a number above 0")?,
+            log_limit_bytes: env.size("LOG_LIMIT")?.unwrap_or(64 << 20),
+            garbage_collect: env.one_of("GARBAGE_COLLECT", &[("1", true), ("0", false)])?,
+        })
+    }
+}
+
+impl MailConfig {
+    fn load(env: &Env) -> Result<Self> {
+        let Some(host) = env.text("SMTP_HOST") else {
+            return Ok(Self::Off);
+        };
+        let port = env.parsed("SMTP_PORT", 587)?;
+        let tls = env.optional_with("SMTP_TLS", |text| match text {
+            "none" => Ok(SmtpTls::Off),
+            _ => Err("can only be none; without it the port decides".to_owned()),
+        })?;
+        let by_port = if port == 465 { SmtpTls::Implicit } else { SmtpTls::StartTls };
+        Ok(Self::Smtp(SmtpConfig {
+            host: host.to_owned(),
+            port,
+            tls: tls.unwrap_or(by_port),
+            credentials: smtp_credentials(env)?,
+            from: env.required("SMTP_FROM")?.to_owned(),
+            to: list(env.required("SMTP_TO")?).map(str::to_owned).collect(),
+            on: env.one_of(
+                "MAIL_ON",
+                &[
+                    ("always", MailOn::Always),
+                    ("failure", MailOn::Failure),
+                    ("change", MailOn::Change),
+                ],
+            )?,
+            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+        }))
+    }
+}
+
+fn smtp_credentials(env: &Env) -> Result<Option<(String, SecretString)>> {
+    match (env.text("SMTP_USER"), env.secret("SMTP_PASS")?) {
+        (Some(user), Some(password)) => Ok(Some((user.to_owned(), password))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(invalid("SMTP_PASS", "needed with SMTP_USER")),
+        (None, Some(_)) => Err(invalid("SMTP_USER", "needed with SMTP_PASS")),
+    }
+}
+
+fn data_dir(env: &Env) -> PathBuf {
+    env.text("DATA_DIR").unwrap_or("/var/lib/compose-ci").into()
+}
+
+fn docker_cert_path(env: &Env) -> PathBuf {
+    match env.text("DOCKER_CERT_PATH") {
+        Some(path) => path.into(),
+        None => PathBuf::from(env.text("HOME").unwrap_or("/root")).join(".docker"),
+    }
+}
+
+fn http_url(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(url),
+        _ => Err("must be a URL that begins with http:// or https://".to_owned()),
+    }
+}
+
+fn nano_cpus(text: &str) -> Result<i64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if (0.01..=1024.0).contains(&cpus) => Ok((cpus * 1e9).round() as i64),
+        _ => Err("must be a number of CPUs, such as 1.5".to_owned()),
+    }
+}
+
+/// The repositories that may build: a comma list of `owner/name` and `owner/*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoFilter(Vec<RepoPattern>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum RepoPattern {
+    One(RepoName),
+    OwnedBy(String),
+}
+
+impl RepoFilter {
+    /// Whether this repository may build here.
+    pub fn allows(&self, repo: &RepoName) -> bool {
+        self.0.iter().any(|pattern| match pattern {
+            RepoPattern::One(one) => one == repo,
+            RepoPattern::OwnedBy(owner) => owner.eq_ignore_ascii_case(repo.owner()),
+        })
+    }
+
+    /// The only repository that may build, if there is but one: what a manual trigger means that
+    /// names none.
+    pub fn only(&self) -> Option<&RepoName> {
+        match self.0.as_slice() {
+            [RepoPattern::One(repo)] => Some(repo),
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for RepoFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let pattern = |item: &str| match item.strip_suffix("/*") {
+            // The placeholder has the form of a name, so that the owner is checked as one.
+            Some(owner) => format!("{owner}/any")
+                .parse::<RepoName>()
+                .map(|_| RepoPattern::OwnedBy(owner.to_owned())),
+            None => item.parse().map(RepoPattern::One),
+        };
+        let patterns = list(text)
+            .map(|item| pattern(item).map_err(|_| format!("{item:?} is not owner/name or owner/*")))
+            .collect::<Result<Vec<_>, _>>()?;
+        if patterns.is_empty() {
+            return Err("names no repository".to_owned());
+        }
+        Ok(Self(patterns))
+    }
+}
+
+/// The branches and tags that build: globs, in which `*` also crosses slashes.
+#[derive(Debug, Clone)]
+pub struct BranchFilter(Vec<WildMatch>);
+
+impl BranchFilter {
+    /// Whether a branch or tag of this name builds.
+    pub fn allows(&self, name: &str) -> bool {
+        self.0.iter().any(|glob| glob.matches(name))
+    }
+}
+
+impl Default for BranchFilter {
+    fn default() -> Self {
+        Self(vec![WildMatch::new("*")])
+    }
+}
+
+impl FromStr for BranchFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let globs: Vec<_> = list(text).map(WildMatch::new).collect();
+        if globs.is_empty() {
+            return Err("names no branch".to_owned());
+        }
+        Ok(Self(globs))
+    }
+}
+
+/// The raw side: a snapshot of the environment. An empty value counts as not set, as compose
+/// files pass `${UNSET:-}`.
+#[derive(Clone, Default)]
+pub struct Env(BTreeMap<String, String>);
+
+impl Env {
+    /// The process's environment. Variables that are no UTF-8 are left out.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn of_process() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self(std::env::vars_os().filter_map(text).collect())
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn required(&self, name: &'static str) -> Result<&str> {
+        self.text(name).ok_or_else(|| missing(name))
+    }
+
+    fn optional_with<T, E: Display>(
+        &self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>> {
+        self.text(name)
+            .map(|text| parse(text).map_err(|problem| invalid(name, problem)))
+            .transpose()
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&self, name: &'static str, default: T) -> Result<T> {
+        Ok(self.optional_with(name, T::from_str)?.unwrap_or(default))
+    }
+
+    fn required_parsed<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<T> {
+        self.optional_with(name, T::from_str)?.ok_or_else(|| missing(name))
+    }
+
+    fn checked<T: FromStr>(
+        &self,
+        name: &'static str,
+        default: T,
+        fits: impl Fn(&T) -> bool,
+        expected: &str,
+    ) -> Result<T> {
+        let parsed = self.optional_with(name, |text| match text.parse() {
+            Ok(value) if fits(&value) => Ok(value),
+            _ => Err(format!("must be {expected}")),
+        })?;
+        Ok(parsed.unwrap_or(default))
+    }
+
+    /// The choice whose word is set; the first is the default.
+    fn one_of<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<T> {
+        let Some(text) = self.text(name) else {
+            return Ok(choices[0].1);
+        };
+        let chosen = choices.iter().find(|(word, _)| *word == text);
+        chosen.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            invalid(name, format!("must be one of {}", words.join(", ")))
+        })
+    }
+
+    fn duration(&self, name: &'static str, default: Duration) -> Result<Duration> {
+        let parsed = self.optional_with(name, |text| {
+            humantime::parse_duration(text).map_err(|_| "must be a duration, such as 90s or 1h")
+        })?;
+        Ok(parsed.unwrap_or(default))
+    }
+
+    fn size(&self, name: &'static str) -> Result<Option<u64>> {
+        self.optional_with(name, |text| match text.parse::<bytesize::ByteSize>() {
+            Ok(size) if size.as_u64() > 0 => Ok(size.as_u64()),
+            _ => Err("must be a size, such as 64MiB"),
+        })
+    }
+
+    /// A secret from the variable itself or from the file that `<name>_FILE` names.
+    fn secret(&self, name: &'static str) -> Result<Option<SecretString>> {
+        match (self.text(name), self.text(&format!("{name}_FILE"))) {
+            (Some(_), Some(_)) => Err(invalid(name, format!("set either {name} or {name}_FILE"))),
+            (Some(value), None) => Ok(Some(value.into())),
+            (None, None) => Ok(None),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| invalid(name, format!("{name}_FILE: {path}: {error}")))?;
+                match text.trim_end_matches(['\r', '\n']) {
+                    "" => Err(invalid(name, format!("{name}_FILE: {path}: is empty"))),
+                    value => Ok(Some(value.into())),
+                }
+            }
+        }
+    }
+
+    fn required_secret(&self, name: &'static str) -> Result<SecretString> {
+        self.secret(name)?.ok_or_else(|| missing(name))
+    }
+
+    fn secret_list(&self, name: &'static str) -> Result<Vec<SecretString>> {
+        let secrets = self.secret(name)?;
+        let items = secrets.iter().flat_map(|all| list(all.expose_secret()));
+        Ok(items.map(SecretString::from).collect())
+    }
+
+    /// What the hook gets of this environment: everything that `HOOK_ENV` names, less what
+    /// describes this process.
+    fn hook_environment(&self) -> BTreeMap<String, String> {
+        let globs: Vec<_> = list(self.text("HOOK_ENV").unwrap_or("*"))
+            .map(WildMatch::new)
+            .collect();
+        let wanted = |name: &str| globs.iter().any(|glob| glob.matches(name));
+        self.0
+            .iter()
+            .filter(|(name, _)| wanted(name) && !describes_the_process(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
+    /// Every value that must not be shown: the service's secrets, and whatever else the
+    /// environment holds under a name that says so.
+    fn masked_values(&self) -> Result<Vec<SecretString>> {
+        let mut values = Vec::new();
+        for variable in variables::all().filter(|variable| variable.secret) {
+            values.extend(self.secret_list(variable.name)?);
+            values.extend(self.secret(variable.name)?);
+        }
+        let by_name = self.0.iter().filter(|(name, _)| sounds_secret(name));
+        values.extend(by_name.map(|(_, value)| value.as_str().into()));
+        values.retain(|value| value.expose_secret().len() >= MASKED_MIN_BYTES);
+        Ok(values)
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Env {
+    fn from(pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+    }
+}
+
+/// Variables that make sense only in this process, container or listener. `PORT` among them: a
+/// compose file that says `${PORT:-3000}` does not mean ours.
+fn describes_the_process(name: &str) -> bool {
+    const OURS: &[&str] = &[
+        "PATH", "HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "SHELL", "TERM", "USER", "LOGNAME",
+        "_", "BIND", "PORT", "CERT_PATH", "DATA_DIR", "LOG_LEVEL", "LOG_FORMAT", "SSL_CERT_FILE",
+        "DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT",
+    ];
+    OURS.contains(&name)
+}
+
+fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    let says_so = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PRIVATE_KEY", "API_KEY", "CREDENTIALS"];
+    // A file's name is no secret, and an access key's id is printed by the aws CLI itself.
+    !name.ends_with("_FILE")
+        && (says_so.iter().any(|word| name.contains(word)) || name.ends_with("_PASS"))
+}
+
+/// The items of a comma list, without blanks around them and without empty ones.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn invalid(variable: &'static str, problem: impl Display) -> ConfigError {
+    ConfigError {
+        variable,
+        problem: problem.to_string(),
+    }
+}
+
+fn missing(variable: &'static str) -> ConfigError {
+    let meaning = variables::all().find(|known| known.name == variable);
+    match meaning {
+        Some(known) => invalid(variable, format!("missing ({})", known.meaning)),
+        None => invalid(variable, "missing"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

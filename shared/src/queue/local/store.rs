@@ -1,0 +1,341 @@
+//! The table of messages, and what can happen to one. Every function is one statement, and takes
+//! the time as an argument; what is durable when is up to the caller's transaction.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
+
+use crate::queue::{MAX_RECEIVES, QueueError};
+
+const DATABASE: &str = "queue.db";
+const LOCK: &str = "queue.lock";
+
+/// For the owner alone: beside the queue stand the logs of builds.
+const DATA_DIR_MODE: u32 = 0o700;
+
+/// How long to wait for somebody who looks into the database with the sqlite3 shell.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where the log is cut back to after a checkpoint; SQLite would keep its largest size.
+const WAL_KEPT_BYTES: i64 = 8 << 20;
+
+/// The form of the table, kept in the database's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// `AUTOINCREMENT` keeps the id of a settled message from a second life, in which its old lease
+/// would hold again. A message is visible from `visible_at_ms` on; only one that was received can
+/// be hidden, so these few have an index of their own and sends do not pay for it.
+const SCHEMA: &str = "
+    CREATE TABLE message (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        build TEXT NOT NULL,
+        body TEXT NOT NULL,
+        dead INTEGER NOT NULL DEFAULT 0,
+        receives INTEGER NOT NULL DEFAULT 0,
+        leased INTEGER NOT NULL DEFAULT 0,
+        visible_at_ms INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE UNIQUE INDEX one_message_per_build ON message (build) WHERE dead = 0;
+    CREATE INDEX by_age ON message (dead);
+    CREATE INDEX received ON message (dead, visible_at_ms) WHERE receives > 0;
+";
+
+/// The open database. It locks its directory against other processes.
+pub(super) struct Store {
+    connection: Connection,
+    /// Released after the connection is closed, since fields are dropped in order.
+    _lock: File,
+}
+
+/// Statements that become durable together.
+pub(super) struct Group<'store>(Transaction<'store>);
+
+/// Which messages to receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Queue,
+    DeadLetters,
+}
+
+/// One receive of one message: the next receive makes it stale.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticket {
+    id: i64,
+    pub(super) receives: u32,
+}
+
+/// A message that was received.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) ticket: Ticket,
+    pub(super) body: String,
+}
+
+impl Store {
+    /// Opens the queue in `data_dir`, which is made if it is missing. No lease of an earlier
+    /// process holds any longer; how often a message was received is kept.
+    pub(super) fn open(data_dir: &Path) -> Result<Self, QueueError> {
+        create(data_dir).map_err(|error| unusable(data_dir, &error))?;
+        let lock = lock(data_dir)?;
+        let connection = connect(&data_dir.join(DATABASE))?;
+        sync_directory(data_dir).map_err(|error| unusable(data_dir, &error))?;
+        Ok(Self {
+            connection,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn begin(&mut self) -> rusqlite::Result<Group<'_>> {
+        self.connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map(Group)
+    }
+}
+
+impl Group<'_> {
+    /// Makes all that was done durable: it has reached the disk when this returns.
+    pub(super) fn commit(self) -> rusqlite::Result<()> {
+        self.0.commit()
+    }
+
+    /// Whether the database can be read.
+    pub(super) fn check(&self) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("SELECT 1 FROM message LIMIT 1")?
+            .exists([])
+            .map(drop)
+    }
+
+    /// Adds a message, unless one of the same build waits or is worked on.
+    pub(super) fn send(&self, build: &str, body: &str) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached(
+                "INSERT INTO message (build, body) VALUES (:build, :body) \
+                 ON CONFLICT (build) WHERE dead = 0 DO NOTHING",
+            )?
+            .execute(named_params! { ":build": build, ":body": body })
+            .map(drop)
+    }
+
+    /// Makes dead letters of the messages that would be received once too often.
+    pub(super) fn bury(&self, now_ms: i64) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached(
+                "UPDATE message SET dead = 1, leased = 0, visible_at_ms = 0 \
+                 WHERE dead = 0 AND receives > 0 AND receives >= :max_receives \
+                 AND visible_at_ms <= :now",
+            )?
+            .execute(named_params! { ":max_receives": MAX_RECEIVES, ":now": now_ms })
+            .map(drop)
+    }
+
+    /// Leases the oldest visible messages, `max` at most, and hides them until `until_ms`.
+    pub(super) fn lease(
+        &self,
+        source: Source,
+        max: usize,
+        now_ms: i64,
+        until_ms: i64,
+    ) -> rusqlite::Result<Vec<Leased>> {
+        let mut leased = self
+            .0
+            .prepare_cached(
+                "UPDATE message SET receives = receives + 1, leased = 1, visible_at_ms = :until \
+                 WHERE id IN (SELECT id FROM message \
+                 WHERE dead = :dead AND visible_at_ms <= :now ORDER BY id LIMIT :max) \
+                 RETURNING id, receives, body",
+            )?
+            .query_map(
+                named_params! {
+                    ":until": until_ms,
+                    ":dead": source == Source::DeadLetters,
+                    ":now": now_ms,
+                    ":max": i64::try_from(max).unwrap_or(i64::MAX),
+                },
+                read_leased,
+            )?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        // RETURNING promises no order.
+        leased.sort_unstable_by_key(|message| message.ticket.id);
+        Ok(leased)
+    }
+
+    /// When the next hidden message of `source` can be received.
+    pub(super) fn next_visible_ms(
+        &self,
+        source: Source,
+        now_ms: i64,
+    ) -> rusqlite::Result<Option<i64>> {
+        self.0
+            .prepare_cached(
+                "SELECT min(visible_at_ms) FROM message \
+                 WHERE dead = :dead AND receives > 0 AND visible_at_ms > :now",
+            )?
+            .query_one(
+                named_params! { ":dead": source == Source::DeadLetters, ":now": now_ms },
+                |row| row.get(0),
+            )
+    }
+
+    /// Hides a leased message until `until_ms`. False if the lease is stale.
+    pub(super) fn extend(
+        &self,
+        ticket: Ticket,
+        now_ms: i64,
+        until_ms: i64,
+    ) -> rusqlite::Result<bool> {
+        self.0
+            .prepare_cached(
+                "UPDATE message SET visible_at_ms = :until \
+                 WHERE id = :id AND receives = :receives AND leased = 1 AND visible_at_ms > :now",
+            )?
+            .execute(named_params! {
+                ":until": until_ms,
+                ":id": ticket.id,
+                ":receives": ticket.receives,
+                ":now": now_ms,
+            })
+            .map(|rows| rows == 1)
+    }
+
+    /// Removes a leased message. False if the lease is stale.
+    pub(super) fn settle(&self, ticket: Ticket, now_ms: i64) -> rusqlite::Result<bool> {
+        self.0
+            .prepare_cached(
+                "DELETE FROM message \
+                 WHERE id = :id AND receives = :receives AND leased = 1 AND visible_at_ms > :now",
+            )?
+            .execute(named_params! {
+                ":id": ticket.id,
+                ":receives": ticket.receives,
+                ":now": now_ms,
+            })
+            .map(|rows| rows == 1)
+    }
+
+    /// Ends a lease; the message is hidden until `visible_at_ms`. False if the lease is stale.
+    pub(super) fn give_back(
+        &self,
+        ticket: Ticket,
+        now_ms: i64,
+        visible_at_ms: i64,
+    ) -> rusqlite::Result<bool> {
+        self.0
+            .prepare_cached(
+                "UPDATE message SET leased = 0, visible_at_ms = :visible_at \
+                 WHERE id = :id AND receives = :receives AND leased = 1 AND visible_at_ms > :now",
+            )?
+            .execute(named_params! {
+                ":visible_at": visible_at_ms,
+                ":id": ticket.id,
+                ":receives": ticket.receives,
+                ":now": now_ms,
+            })
+            .map(|rows| rows == 1)
+    }
+
+    /// Takes back a receive that reached nobody, as if it had not been.
+    pub(super) fn undo_receive(&self, ticket: Ticket) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached(
+                "UPDATE message SET receives = receives - 1, leased = 0, visible_at_ms = 0 \
+                 WHERE id = :id AND receives = :receives AND leased = 1",
+            )?
+            .execute(named_params! { ":id": ticket.id, ":receives": ticket.receives })
+            .map(drop)
+    }
+}
+
+/// A database error for the caller, in one line.
+pub(super) fn unreachable(error: rusqlite::Error) -> QueueError {
+    QueueError::Unreachable(error.to_string().replace('\n', " "))
+}
+
+fn unusable(data_dir: &Path, error: &io::Error) -> QueueError {
+    QueueError::Unreachable(format!("{}: {error}", data_dir.display()))
+}
+
+fn read_leased(row: &Row<'_>) -> rusqlite::Result<Leased> {
+    Ok(Leased {
+        ticket: Ticket {
+            id: row.get("id")?,
+            receives: row.get("receives")?,
+        },
+        body: row.get("body")?,
+    })
+}
+
+/// Makes `data_dir`, so that it is still there after a power cut. Its parents are made as usual.
+fn create(data_dir: &Path) -> io::Result<()> {
+    let data_dir = std::path::absolute(data_dir)?;
+    let missing: Vec<_> = data_dir.ancestors().take_while(|dir| !dir.exists()).collect();
+    data_dir.parent().map_or(Ok(()), fs::create_dir_all)?;
+    // `recursive` also means that it may exist.
+    DirBuilder::new().recursive(true).mode(DATA_DIR_MODE).create(&data_dir)?;
+    missing.iter().filter_map(|dir| dir.parent()).try_for_each(sync_directory)
+}
+
+fn lock(data_dir: &Path) -> Result<File, QueueError> {
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(data_dir.join(LOCK))
+        .map_err(|error| unusable(data_dir, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(QueueError::InUse(data_dir.display().to_string())),
+        Err(TryLockError::Error(error)) => Err(unusable(data_dir, &error)),
+    }
+}
+
+fn connect(database: &Path) -> Result<Connection, QueueError> {
+    let mut connection = configure(database).map_err(unreachable)?;
+    match schema_version(&connection).map_err(unreachable)? {
+        0 | SCHEMA_VERSION => prepare(&mut connection).map_err(unreachable)?,
+        _ => {
+            let reason = format!("{} is of a newer version", database.display());
+            return Err(QueueError::Unreachable(reason));
+        }
+    }
+    Ok(connection)
+}
+
+fn configure(database: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(database)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // In WAL mode anything less syncs at checkpoints only, and a power cut takes messages back.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
+    Ok(connection)
+}
+
+/// 0 in a database that was just made.
+fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Makes the table if it is missing, and ends the leases of a dead process.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+    let opening = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if schema_version(&opening)? == 0 {
+        opening.execute_batch(SCHEMA)?;
+        opening.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    // A leased message was received: to say so lets SQLite read the small index.
+    opening.execute(
+        "UPDATE message SET leased = 0, visible_at_ms = 0 WHERE leased = 1 AND receives > 0",
+        [],
+    )?;
+    opening.commit()
+}
+
+/// Makes the names in a directory durable.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}

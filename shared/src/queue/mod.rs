@@ -1,0 +1,164 @@
+//! The queue between the webhook and the workers.
+//!
+//! A [`Queue`] behaves as Amazon SQS does, whatever is behind it: a received message is hidden
+//! for a visibility timeout, its [`Lease`] extends that, settles the message or gives it back, and
+//! after [`MAX_RECEIVES`] receives without settling it becomes a dead letter.
+
+#[cfg(feature = "local-queue")]
+mod local;
+
+use std::time::Duration;
+
+use crate::config::QueueConfig;
+use crate::message::{Message, UnreadableMessage};
+#[cfg(feature = "local-queue")]
+use local::{LocalLease, LocalQueue};
+
+/// A message that was received this often and never settled becomes a dead letter.
+pub const MAX_RECEIVES: u32 = 3;
+
+/// How long a received message stays hidden unless its lease is extended.
+pub const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A durable queue of [`Message`]s. Clones share it.
+#[derive(Debug, Clone)]
+pub enum Queue {
+    /// SQLite on this machine.
+    #[cfg(feature = "local-queue")]
+    Local(LocalQueue),
+}
+
+/// One receive of one message.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What was sent, if this program can read it.
+    pub message: Result<Message, UnreadableMessage>,
+    /// How often the message was received, this time included.
+    pub receives: u32,
+    /// The right to work on it.
+    pub lease: Lease,
+}
+
+/// The right to work on a received message, until its visibility timeout ends. Dropping it
+/// settles nothing: the message comes back by itself.
+#[derive(Debug)]
+pub enum Lease {
+    /// Of the local queue.
+    #[cfg(feature = "local-queue")]
+    Local(LocalLease),
+}
+
+/// Why the queue did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The lease ended: somebody else may work on the message by now.
+    #[error("the lease has expired")]
+    LeaseExpired,
+    /// Another process has this queue open.
+    #[error("{0} is in use by another process")]
+    InUse(String),
+    /// The store behind the queue failed or did not answer in time.
+    #[error("the queue cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+impl Queue {
+    /// Opens the queue. Leases that a dead process held are free again.
+    ///
+    /// # Errors
+    /// The queue is in use, or cannot be reached.
+    pub async fn open(config: &QueueConfig) -> Result<Self, QueueError> {
+        match config {
+            #[cfg(feature = "local-queue")]
+            QueueConfig::Local { data_dir } => LocalQueue::open(data_dir).await.map(Self::Local),
+            #[cfg(not(feature = "local-queue"))]
+            QueueConfig::Local { .. } => Err(QueueError::Unreachable(
+                "this program was built without the local queue".into(),
+            )),
+        }
+    }
+
+    /// Stores a message. It is durable when this returns. A message for a build that is still in
+    /// the queue is taken for the same one.
+    ///
+    /// # Errors
+    /// The queue cannot be reached; the message may or may not be stored.
+    pub async fn send(&self, message: &Message) -> Result<(), QueueError> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(ref queue) => queue.send(message).await,
+        }
+    }
+
+    /// Leases up to `max` messages, waiting up to `wait` for the first.
+    ///
+    /// # Errors
+    /// The queue cannot be reached.
+    pub async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(ref queue) => queue.receive(max, wait).await,
+        }
+    }
+
+    /// Leases up to `max` dead letters, waiting up to `wait` for the first.
+    ///
+    /// # Errors
+    /// The queue cannot be reached.
+    pub async fn receive_dead_letters(
+        &self,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(ref queue) => queue.receive_dead_letters(max, wait).await,
+        }
+    }
+
+    /// Whether the queue answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn check(&self) -> Result<(), QueueError> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(ref queue) => queue.check().await,
+        }
+    }
+}
+
+impl Lease {
+    /// Hides the message for another `visibility`, from now.
+    ///
+    /// # Errors
+    /// [`QueueError::LeaseExpired`], or the queue cannot be reached.
+    pub async fn extend(&self, visibility: Duration) -> Result<(), QueueError> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(ref lease) => lease.extend(visibility).await,
+        }
+    }
+
+    /// The work is done: removes the message.
+    ///
+    /// # Errors
+    /// [`QueueError::LeaseExpired`], or the queue cannot be reached.
+    pub async fn settle(self) -> Result<(), QueueError> {
+        match self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(lease) => lease.settle().await,
+        }
+    }
+
+    /// The work was not done: the message can be received again after `delay`.
+    ///
+    /// # Errors
+    /// [`QueueError::LeaseExpired`], or the queue cannot be reached.
+    pub async fn give_back(self, delay: Duration) -> Result<(), QueueError> {
+        match self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(lease) => lease.give_back(delay).await,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! One TLS configuration for every HTTPS client: rustls with ring.
+//!
+//! The roots are embedded, or come from the one bundle that `SSL_CERT_FILE` names. A directory of
+//! hashed certificates costs milliseconds at the first connection, the platform's verifier more.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+/// The bundle of root certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("SSL_CERT_FILE: {}: {problem}", path.display())]
+pub struct BundleError {
+    path: PathBuf,
+    problem: String,
+}
+
+/// The client configuration, with the roots of `bundle` or the embedded ones.
+///
+/// # Errors
+/// The bundle cannot be read or holds no usable certificate.
+pub fn client_config(bundle: Option<&Path>) -> Result<ClientConfig, BundleError> {
+    let roots = match bundle {
+        Some(path) => read_bundle(path)?,
+        None => RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        },
+    };
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// The cryptography that every connection of this program uses.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn read_bundle(path: &Path) -> Result<RootCertStore, BundleError> {
+    let error = |problem: String| BundleError {
+        path: path.to_owned(),
+        problem,
+    };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|cause| error(cause.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    // One certificate that rustls does not understand must not cost the other hundred.
+    roots.add_parsable_certificates(certificates);
+    if roots.is_empty() {
+        return Err(error("holds no certificate".into()));
+    }
+    Ok(roots)
+}

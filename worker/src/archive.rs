@@ -1,0 +1,205 @@
+//! From GitHub's tarball to the tar that the engine unpacks.
+//!
+//! A commit's tarball is somebody else's input. It is read to its very end (gzip checks the data
+//! only there), must be of the commit that was asked for, and may hold nothing but files,
+//! directories and symbolic links below one top folder, which is stripped.
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use shared::build::CommitSha;
+use tar::{Archive, Builder, Entry, EntryType, Header};
+
+/// The most that a commit may unpack to, in bytes: far above any repository that GitHub serves
+/// (it asks to stay below 5 GB), far below what a small archive of zeros could unpack to.
+const UNPACKED_MAX_BYTES: u64 = 16 << 30;
+
+/// The most that the comment with the commit's id may be long, in bytes.
+const PAX_COMMENT_MAX_BYTES: u64 = 4096;
+
+/// What is wrong with an archive, fit for the commit's author.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// It ends early, or its checksum is wrong, or it is no gzip or tar at all.
+    #[error("the tarball is damaged or cut short")]
+    Damaged(#[source] io::Error),
+    /// It is of another commit, or does not say of which one.
+    #[error("the tarball is not of the commit that was asked for")]
+    OtherCommit,
+    /// It would write outside its folder, or holds something that git does not.
+    #[error("the tarball holds an entry that git does not make: {0}")]
+    Hostile(String),
+    /// It unpacks to more than any repository.
+    #[error("the tarball unpacks to more than {} GiB", UNPACKED_MAX_BYTES >> 30)]
+    TooLarge,
+    /// The tar could not be passed on; the reader of it knows why.
+    #[error("the checkout could not be written")]
+    Output(#[source] io::Error),
+}
+
+/// Reads a gzipped tarball of `commit` and writes its contents, without the top folder, as tar.
+///
+/// Memory: the paths of the symbolic links, so that nothing is written through one.
+///
+/// # Errors
+/// See [`ArchiveError`]. What was written until then is an incomplete tar.
+pub fn repack(tarball: impl Read, commit: &CommitSha, output: impl Write) -> Result<(), ArchiveError> {
+    let mut archive = Archive::new(GzDecoder::new(tarball));
+    let mut repacker = Repacker::new(output);
+    let mut commit_seen = false;
+    for entry in archive.entries().map_err(ArchiveError::Damaged)? {
+        let mut entry = entry.map_err(ArchiveError::Damaged)?;
+        match entry.header().entry_type() {
+            EntryType::XGlobalHeader => commit_seen |= names_commit(&mut entry, commit)?,
+            _ if !commit_seen => return Err(ArchiveError::OtherCommit),
+            _ => repacker.append(&mut entry)?,
+        }
+    }
+    if !commit_seen {
+        return Err(ArchiveError::OtherCommit);
+    }
+    // The tar ends before the gzip does, and only there stands the checksum.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Damaged)?;
+    repacker.finish()
+}
+
+/// Whether a pax global header carries the comment that `git archive` writes: the commit's id.
+fn names_commit(header: &mut impl Read, commit: &CommitSha) -> Result<bool, ArchiveError> {
+    let mut records = Vec::new();
+    header
+        .take(PAX_COMMENT_MAX_BYTES)
+        .read_to_end(&mut records)
+        .map_err(ArchiveError::Damaged)?;
+    let comment = tar::PaxExtensions::new(&records)
+        .filter_map(Result::ok)
+        .find(|record| record.key_bytes() == b"comment");
+    match comment {
+        Some(comment) if comment.value_bytes() == commit.as_str().as_bytes() => Ok(true),
+        _ => Err(ArchiveError::OtherCommit),
+    }
+}
+
+struct Repacker<W: Write> {
+    output: Builder<W>,
+    links: HashSet<PathBuf>,
+    unpacked_bytes: u64,
+}
+
+impl<W: Write> Repacker<W> {
+    fn new(output: W) -> Self {
+        Self {
+            output: Builder::new(output),
+            links: HashSet::new(),
+            unpacked_bytes: 0,
+        }
+    }
+
+    fn append(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), ArchiveError> {
+        let name = entry.path().map_err(ArchiveError::Damaged)?.into_owned();
+        let Some(path) = below_top_folder(&name)? else {
+            return Ok(());
+        };
+        if path.ancestors().skip(1).any(|parent| self.links.contains(parent)) {
+            return Err(hostile(&name, "lies behind a symbolic link"));
+        }
+        self.unpacked_bytes = self.unpacked_bytes.saturating_add(entry.size());
+        if self.unpacked_bytes > UNPACKED_MAX_BYTES {
+            return Err(ArchiveError::TooLarge);
+        }
+        let mut header = header_like(entry);
+        match entry.header().entry_type() {
+            EntryType::Symlink => self.append_link(&name, path, entry, &mut header),
+            EntryType::Regular | EntryType::Directory => {
+                let mut data = SourceTracking::new(entry);
+                let written = self.output.append_data(&mut header, &path, &mut data);
+                written.map_err(|error| data.blame(error))
+            }
+            _ => Err(hostile(&name, "is neither file, directory nor symbolic link")),
+        }
+    }
+
+    fn append_link(
+        &mut self,
+        name: &Path,
+        path: PathBuf,
+        entry: &Entry<'_, impl Read>,
+        header: &mut Header,
+    ) -> Result<(), ArchiveError> {
+        let target = entry.link_name().map_err(ArchiveError::Damaged)?;
+        let target = target.ok_or_else(|| hostile(name, "is a link to nothing"))?;
+        self.output
+            .append_link(header, &path, &target)
+            .map_err(ArchiveError::Output)?;
+        self.links.insert(path);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), ArchiveError> {
+        let mut output = self.output.into_inner().map_err(ArchiveError::Output)?;
+        output.flush().map_err(ArchiveError::Output)
+    }
+}
+
+/// The path without the top folder; nothing for the top folder itself.
+fn below_top_folder(name: &Path) -> Result<Option<PathBuf>, ArchiveError> {
+    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain {
+        return Err(hostile(name, "is not a path below its folder"));
+    }
+    let path: PathBuf = name.components().skip(1).collect();
+    Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
+}
+
+/// Kind, size, mode and time of an entry; owner and everything else as root made it.
+fn header_like(entry: &Entry<'_, impl Read>) -> Header {
+    let original = entry.header();
+    let mut header = Header::new_gnu();
+    header.set_entry_type(original.entry_type());
+    header.set_size(entry.size());
+    // Set-user-id bits and the like are no part of a commit.
+    header.set_mode(original.mode().unwrap_or(0o644) & 0o777);
+    header.set_mtime(original.mtime().unwrap_or(0));
+    header
+}
+
+fn hostile(name: &Path, problem: &str) -> ArchiveError {
+    let shown: String = name.to_string_lossy().chars().take(60).collect();
+    ArchiveError::Hostile(format!("{shown:?} {problem}"))
+}
+
+/// Tells a source that cannot be read from an output that cannot be written, which one
+/// `io::Error` from a copy does not.
+struct SourceTracking<R> {
+    source: R,
+    failed: bool,
+}
+
+impl<R: Read> SourceTracking<R> {
+    fn new(source: R) -> Self {
+        Self {
+            source,
+            failed: false,
+        }
+    }
+
+    fn blame(&self, error: io::Error) -> ArchiveError {
+        if self.failed {
+            ArchiveError::Damaged(error)
+        } else {
+            ArchiveError::Output(error)
+        }
+    }
+}
+
+impl<R: Read> Read for SourceTracking<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.source.read(buffer);
+        self.failed |= result.is_err();
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests;

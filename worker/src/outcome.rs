@@ -1,0 +1,122 @@
+//! How a build ended: the one source of what is reported.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How a build ended. Every accepted push ends in exactly one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The hook ran to its end and said so with exit code 0.
+    Passed,
+    /// The hook ran to its end with another exit code.
+    Failed {
+        /// The hook's exit code.
+        exit_code: i64,
+    },
+    /// The hook was stopped after `BUILD_TIMEOUT`.
+    TimedOut {
+        /// The timeout in seconds.
+        timeout_s: u64,
+    },
+    /// The kernel killed a process of the build container for want of memory.
+    OutOfMemory {
+        /// The container's limit, if it had one; else the host had no memory left.
+        limit_bytes: Option<u64>,
+    },
+    /// Something other than the hook broke.
+    Error {
+        /// What broke, in one line fit for the commit's author.
+        reason: String,
+    },
+}
+
+/// What is known of a build container that came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// The exit code in the end mark, if the wrapper wrote one.
+    pub end_mark: Option<i64>,
+    /// The exit code that the engine reports.
+    pub exit_code: i64,
+    /// Whether the engine saw the kernel kill a process of the container for want of memory.
+    pub oom_killed: bool,
+    /// Whether this worker stopped the container at the end of its time.
+    pub timed_out: bool,
+}
+
+impl Outcome {
+    /// Decides what an ended container means.
+    ///
+    /// Success needs the end mark: an engine that is stopped in the middle of a build reports
+    /// exit code 0 as well. A build that lost a process to the OOM killer is never a success,
+    /// even where the hook went on and ended with 0.
+    pub fn of(ending: Ending, timeout: Duration, memory_bytes: Option<u64>) -> Self {
+        match ending {
+            Ending { timed_out: true, .. } => Self::TimedOut {
+                timeout_s: timeout.as_secs(),
+            },
+            Ending { oom_killed: true, .. } => Self::OutOfMemory {
+                limit_bytes: memory_bytes,
+            },
+            Ending { end_mark: Some(0), .. } => Self::Passed,
+            Ending { end_mark: Some(exit_code), .. } => Self::Failed { exit_code },
+            Ending { end_mark: None, exit_code, .. } => Self::error(format!(
+                "the hook was interrupted (container exit code {exit_code}, no end mark)"
+            )),
+        }
+    }
+
+    /// An error with this reason.
+    pub fn error(reason: impl Into<String>) -> Self {
+        Self::Error {
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether the build passed.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLEAN: Ending = Ending {
+        end_mark: Some(0),
+        exit_code: 0,
+        oom_killed: false,
+        timed_out: false,
+    };
+
+    fn outcome(ending: Ending) -> Outcome {
+        Outcome::of(ending, Duration::from_secs(60), Some(512))
+    }
+
+    #[test]
+    fn the_end_mark_decides_between_passed_and_failed() {
+        assert_eq!(outcome(CLEAN), Outcome::Passed);
+        let failed = Ending { end_mark: Some(3), exit_code: 3, ..CLEAN };
+        assert_eq!(outcome(failed), Outcome::Failed { exit_code: 3 });
+    }
+
+    #[test]
+    fn exit_code_0_without_an_end_mark_is_an_error() {
+        let interrupted = outcome(Ending { end_mark: None, ..CLEAN });
+        assert!(matches!(interrupted, Outcome::Error { .. }), "{interrupted:?}");
+    }
+
+    #[test]
+    fn out_of_memory_is_no_success_even_with_exit_code_0() {
+        let outcome = outcome(Ending { oom_killed: true, ..CLEAN });
+        assert_eq!(outcome, Outcome::OutOfMemory { limit_bytes: Some(512) });
+    }
+
+    #[test]
+    fn a_stopped_hook_timed_out_whatever_it_answered() {
+        let stopped = Ending { timed_out: true, end_mark: Some(0), ..CLEAN };
+        assert_eq!(outcome(stopped), Outcome::TimedOut { timeout_s: 60 });
+    }
+}
