@@ -14,6 +14,14 @@ use futures_util::{Stream, StreamExt};
 
 type Filters = HashMap<String, Vec<String>>;
 
+/// The image that the tests' builds run in, unless `COMPOSE_CI_TEST_IMAGE` names another.
+const BUILD_IMAGE: &str = "compose-ci:local";
+
+/// The image for the containers of tests: it exists on the engine and has the hook's tools.
+pub fn test_image() -> String {
+    std::env::var("COMPOSE_CI_TEST_IMAGE").unwrap_or_else(|_| BUILD_IMAGE.to_owned())
+}
+
 /// A connection to the engine of `DOCKER_HOST`, or of the local socket.
 #[derive(Clone, Debug)]
 pub struct Engine {

@@ -16,7 +16,7 @@ mod engine;
 mod one_box;
 
 pub use self::certificates::Certificates;
-pub use self::engine::{Engine, Snapshot};
+pub use self::engine::{Engine, Snapshot, test_image};
 pub use self::git::TestRepo;
 pub use self::github::{
     CommitState, Endpoint, Fault, GitHub, Host, Request, Settings, Status, TOKEN,

@@ -16,12 +16,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::certificates::Certificates;
+use crate::engine::test_image;
 use crate::github::{CommitState, GitHub};
 use crate::payload::sign;
 use crate::process::{Process, listening_address};
-
-/// The image that the tests' builds run in, unless `COMPOSE_CI_TEST_IMAGE` names another.
-const BUILD_IMAGE: &str = "compose-ci:local";
 
 /// The webhook secret of the tests' service.
 pub const WEBHOOK_SECRET: &str = "the webhook secret of the tests";
@@ -108,16 +106,11 @@ impl Setup {
     ///
     /// `binary` is `env!("CARGO_BIN_EXE_compose-ci")`, which only the tests' own package knows.
     pub fn new(binary: impl Into<PathBuf>, github: &GitHub, repo: &str) -> Self {
-        let image =
-            std::env::var("COMPOSE_CI_TEST_IMAGE").unwrap_or_else(|_| BUILD_IMAGE.to_owned());
         let data_dir = tempfile::tempdir().expect("a temporary directory can be made");
         let setup = Self {
             binary: binary.into(),
             github: github.clone(),
-            env: PASSED_ON
-                .iter()
-                .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
-                .collect(),
+            env: passed_on(),
             data_dir,
             authority: None,
         };
@@ -130,7 +123,7 @@ impl Setup {
             .env("GITHUB_TOKEN", github.token())
             .env("GITHUB_REPO", repo)
             .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
-            .env("BUILD_IMAGE", image)
+            .env("BUILD_IMAGE", test_image())
             .env("HOOK", "true")
     }
 
@@ -400,6 +393,11 @@ impl<T: fmt::Debug> fmt::Display for Lines<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|item| writeln!(f, "{item:?}"))
     }
+}
+
+fn passed_on() -> BTreeMap<String, String> {
+    let set = |name: &&str| Some((String::from(*name), std::env::var(name).ok()?));
+    PASSED_ON.iter().filter_map(set).collect()
 }
 
 /// A client that trusts this authority, if any, and nobody else.

@@ -4,11 +4,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    StartContainerOptions,
+};
 use flate2::read::GzDecoder;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls as ClientTls, TlsParameters};
@@ -17,10 +20,11 @@ use reqwest::header::{ACCEPT, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use compose_ci_harness::{
     Certificates, CommitState, Endpoint, Engine, Fault, GitHub, Host, OneBox, Process, Push, Setup,
-    SinkOptions, SmtpSink, TOKEN, Tarball, TestRepo, Tls, listening_address,
+    SinkOptions, SmtpSink, TOKEN, Tarball, TestRepo, Tls, listening_address, test_image,
 };
 
 const REPO: &str = "octo/app";
@@ -512,55 +516,77 @@ async fn the_stand_in_tells_the_push_and_the_statuses() {
     assert_eq!(get("/_/statuses").await[0]["sha"], sha);
 }
 
+/// A container that carries a build's label, not yet started; it removes itself after its end.
+async fn labelled_container(engine: &Engine, build_id: &str) {
+    let body = ContainerCreateBody {
+        image: Some(test_image()),
+        entrypoint: Some(vec!["sleep".to_owned(), "60".to_owned()]),
+        labels: Some([("compose-ci.build".to_owned(), build_id.to_owned())].into()),
+        host_config: Some(HostConfig {
+            auto_remove: Some(true),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptionsBuilder::new().name(build_id).build();
+    engine
+        .docker()
+        .create_container(Some(options), body)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
-async fn the_engine_is_seen_from_start_to_nothing_left() {
+async fn a_container_is_waited_for_until_it_runs_and_until_it_is_gone() {
     let engine = Engine::connect().await;
     let before = engine.snapshot().await;
-    let id = uuid::Uuid::new_v4().to_string();
-    let volume = bollard::models::VolumeCreateRequest {
-        name: Some(id.clone()),
-        labels: Some([("compose-ci.build".to_owned(), id.clone())].into()),
-        ..Default::default()
-    };
-    engine.docker().create_volume(volume).await.unwrap();
-    let name = format!("volume {id}");
+    let id = Uuid::new_v4().to_string();
+    labelled_container(&engine, &id).await;
+    let name = format!("container {id}");
     assert!(!before.contains(&name) && engine.snapshot().await.contains(&name));
 
-    let removal = engine
+    let start = engine
         .docker()
-        .remove_volume(&id, None::<bollard::query_parameters::RemoveVolumeOptions>);
-    let (waited, removed) = tokio::join!(engine.assert_nothing_left(&id, &id, DEADLINE), removal);
+        .start_container(&id, None::<StartContainerOptions>);
+    let ((), started) = tokio::join!(engine.wait_until_running(&id, DEADLINE), start);
+    started.unwrap();
 
-    assert_eq!(
-        ((), Ok(())),
-        (waited, removed.map_err(|error| error.to_string()))
-    );
+    let force = RemoveContainerOptionsBuilder::new().force(true).build();
+    let removal = engine.docker().remove_container(&id, Some(force));
+    let ((), removed) = tokio::join!(engine.assert_nothing_left(&id, &id, DEADLINE), removal);
+    removed.unwrap();
+    assert!(!engine.snapshot().await.contains(&name));
 }
 
-/// A service that takes every push and builds nothing, and that tells its log what it was
-/// told by `SAYS`.
-const IDLE_SERVICE: &str = r#"#!/usr/bin/python3
-import http.server, os, sys, uuid
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(202)
-        self.end_headers()
-        self.wfile.write(f"{uuid.uuid4()}\n".encode())
-
-server = http.server.HTTPServer((os.environ["BIND"], int(os.environ["PORT"])), Handler)
-print(os.environ.get("SAYS", ""), "INFO listening on {}:{}".format(*server.server_address), file=sys.stderr, flush=True)
-server.serve_forever()
-"#;
-
-/// The idle service beside a repository's files, which outlive it.
-fn idle_service(repo: &TestRepo) -> PathBuf {
-    let path = repo.path().join("idle-service");
-    fs::write(&path, IDLE_SERVICE).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
+#[tokio::test]
+#[should_panic(expected = "has left")]
+async fn a_volume_that_a_build_leaves_fails_the_test() {
+    let engine = Engine::connect().await;
+    let id = Uuid::new_v4().to_string();
+    let volume = VolumeCreateRequest {
+        name: Some(id.clone()),
+        labels: Some([("compose-ci.build".to_owned(), id.clone())].into()),
+        ..VolumeCreateRequest::default()
+    };
+    engine.docker().create_volume(volume).await.unwrap();
+    let watching = engine.clone();
+    let watched = id.clone();
+    let assertion = tokio::spawn(async move {
+        watching
+            .assert_nothing_left(&watched, &watched, Duration::from_millis(200))
+            .await;
+    });
+    let panicked = assertion.await;
+    engine
+        .docker()
+        .remove_volume(&id, None::<RemoveVolumeOptions>)
+        .await
+        .unwrap();
+    std::panic::resume_unwind(panicked.unwrap_err().into_panic());
 }
+
+/// A service that takes every push and builds nothing.
+const IDLE_SERVICE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/idle_service.py");
 
 async fn push(one_box: &OneBox, sha: &str) -> String {
     let push = Push {
@@ -575,8 +601,8 @@ async fn push(one_box: &OneBox, sha: &str) -> String {
 #[tokio::test]
 #[should_panic(expected = "have no final status")]
 async fn an_accepted_push_that_stays_pending_fails_the_test() {
-    let (github, repo, sha) = github().await;
-    let one_box = Setup::new(idle_service(&repo), &github, REPO).start().await;
+    let (github, _repo, sha) = github().await;
+    let one_box = Setup::new(IDLE_SERVICE, &github, REPO).start().await;
     push(&one_box, &sha).await;
     assert_eq!(
         code(post_status(&github, &sha, &json!({ "state": "pending" }))).await,
@@ -587,8 +613,8 @@ async fn an_accepted_push_that_stays_pending_fails_the_test() {
 #[tokio::test]
 #[should_panic(expected = "a secret stands in the service's log")]
 async fn a_secret_in_the_service_s_log_fails_the_test() {
-    let (github, repo, _sha) = github().await;
-    let setup = Setup::new(idle_service(&repo), &github, REPO);
+    let (github, _repo, _sha) = github().await;
+    let setup = Setup::new(IDLE_SERVICE, &github, REPO);
     setup
         .env("SMTP_PASS", "hunter2")
         .env("SAYS", "the password is hunter2")
@@ -598,8 +624,8 @@ async fn a_secret_in_the_service_s_log_fails_the_test() {
 
 #[tokio::test]
 async fn a_service_is_stopped_killed_and_started_again_on_the_same_data() {
-    let (github, repo, sha) = github().await;
-    let mut one_box = Setup::new(idle_service(&repo), &github, REPO).start().await;
+    let (github, _repo, sha) = github().await;
+    let mut one_box = Setup::new(IDLE_SERVICE, &github, REPO).start().await;
     push(&one_box, &sha).await;
     let first = one_box.pid();
     assert!((1..=one_box.peak_rss_kib()).contains(&one_box.rss_kib()));
