@@ -4,6 +4,11 @@
 //! for a visibility timeout, its [`Lease`] extends that, settles the message or gives it back, and
 //! after [`MAX_RECEIVES`] receives without settling it becomes a dead letter.
 
+#![cfg_attr(
+    not(feature = "local-queue"),
+    expect(unused_variables, reason = "without any queue nobody is there to take them")
+)]
+
 #[cfg(feature = "local-queue")]
 mod local;
 
@@ -12,7 +17,7 @@ use std::time::Duration;
 use crate::config::QueueConfig;
 use crate::message::{Message, UnreadableMessage};
 #[cfg(feature = "local-queue")]
-use local::{LocalLease, LocalQueue};
+pub use local::{Clock, LocalLease, LocalQueue, ManualClock};
 
 /// A message that was received this often and never settled becomes a dead letter.
 pub const MAX_RECEIVES: u32 = 3;

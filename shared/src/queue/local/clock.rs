@@ -73,7 +73,8 @@ impl ManualClock {
 
     /// Moves the hands, and wakes whoever waits for that time.
     pub fn advance(&self, by: Duration) {
-        self.0.send_modify(|now_ms| *now_ms = now_ms.saturating_add(millis(by)));
+        self.0
+            .send_modify(|now_ms| *now_ms = now_ms.saturating_add(millis(by)));
     }
 
     /// A clock with these hands.

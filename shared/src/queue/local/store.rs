@@ -251,7 +251,7 @@ impl Group<'_> {
 }
 
 /// A database error for the caller, in one line.
-pub(super) fn unreachable(error: rusqlite::Error) -> QueueError {
+pub(super) fn unreachable(error: &rusqlite::Error) -> QueueError {
     QueueError::Unreachable(error.to_string().replace('\n', " "))
 }
 
@@ -272,11 +272,20 @@ fn read_leased(row: &Row<'_>) -> rusqlite::Result<Leased> {
 /// Makes `data_dir`, so that it is still there after a power cut. Its parents are made as usual.
 fn create(data_dir: &Path) -> io::Result<()> {
     let data_dir = std::path::absolute(data_dir)?;
-    let missing: Vec<_> = data_dir.ancestors().take_while(|dir| !dir.exists()).collect();
+    let missing: Vec<_> = data_dir
+        .ancestors()
+        .take_while(|dir| !dir.exists())
+        .collect();
     data_dir.parent().map_or(Ok(()), fs::create_dir_all)?;
     // `recursive` also means that it may exist.
-    DirBuilder::new().recursive(true).mode(DATA_DIR_MODE).create(&data_dir)?;
-    missing.iter().filter_map(|dir| dir.parent()).try_for_each(sync_directory)
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DATA_DIR_MODE)
+        .create(&data_dir)?;
+    missing
+        .iter()
+        .filter_map(|dir| dir.parent())
+        .try_for_each(sync_directory)
 }
 
 fn lock(data_dir: &Path) -> Result<File, QueueError> {
@@ -294,9 +303,9 @@ fn lock(data_dir: &Path) -> Result<File, QueueError> {
 }
 
 fn connect(database: &Path) -> Result<Connection, QueueError> {
-    let mut connection = configure(database).map_err(unreachable)?;
-    match schema_version(&connection).map_err(unreachable)? {
-        0 | SCHEMA_VERSION => prepare(&mut connection).map_err(unreachable)?,
+    let mut connection = configure(database).map_err(|error| unreachable(&error))?;
+    match schema_version(&connection).map_err(|error| unreachable(&error))? {
+        0 | SCHEMA_VERSION => prepare(&mut connection).map_err(|error| unreachable(&error))?,
         _ => {
             let reason = format!("{} is of a newer version", database.display());
             return Err(QueueError::Unreachable(reason));
