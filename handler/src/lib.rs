@@ -1,0 +1,14 @@
+//! The webhook: proves that a push is genuine and queues its commit.
+//!
+//! Start with [`webhook`], which reads as the way of a request: its [`body`] is bounded, its
+//! proof is [`verify`]-ed, it is read into an [`event`], and what to do is [`decide`]-d.
+//! [`server`] carries it over HTTP and HTTPS; where something else does that, such as a Lambda,
+//! [`webhook::router`] is all that is needed.
+
+pub mod limits;
+mod body;
+mod verify;
+mod event;
+mod decide;
+pub mod webhook;
+pub mod server;

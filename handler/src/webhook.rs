@@ -1,0 +1,253 @@
+//! The way of a request, from its first byte to its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use shared::build::{BuildId, BuildRequest};
+use shared::config::WebhookConfig;
+use shared::message::Message;
+use shared::queue::{Queue, QueueError};
+
+use crate::body::{BodyError, BodyReader};
+use crate::decide::{Decision, Ignored, Policy, Refused, decide};
+use crate::event::{Malformed, Payload};
+use crate::limits::Limits;
+use crate::verify::{DELIVERY, EVENT, Unproven, Verifier};
+
+/// A header above this length is left out of the service's log: anybody can send it.
+const LOGGED_HEADER_MAX_BYTES: usize = 64;
+
+/// `POST /` and `GET /healthz`, to be served alone or merged with other pages.
+pub fn router(config: &WebhookConfig, queue: Queue) -> Router {
+    router_with_limits(config, queue, &Limits::default())
+}
+
+/// As [`router`], with other limits.
+pub fn router_with_limits(config: &WebhookConfig, queue: Queue, limits: &Limits) -> Router {
+    let webhook = Webhook {
+        bodies: BodyReader::new(limits),
+        verifier: Verifier::new(config),
+        policy: Policy::new(config),
+        queue,
+        queue_deadline: limits.queue,
+    };
+    Router::new()
+        .route("/", post(receive))
+        .route("/healthz", get(health))
+        .with_state(Arc::new(webhook))
+}
+
+struct Webhook {
+    bodies: BodyReader,
+    verifier: Verifier,
+    policy: Policy,
+    queue: Queue,
+    queue_deadline: Duration,
+}
+
+/// What became of a request that nothing was wrong with.
+enum Answer {
+    Queued(BuildRequest),
+    Ignored(Ignored),
+}
+
+/// Why a request is not answered with a 2xx. The text is what the sender sees.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Unproven(#[from] Unproven),
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("the queue cannot be reached, deliver this again later")]
+    Queue(#[from] QueueError),
+}
+
+impl Webhook {
+    async fn handle(&self, head: &Parts, body: Body) -> Result<Answer, Refusal> {
+        let admitted = self.verifier.admit(head.uri.query(), &head.headers)?;
+        let body = self.bodies.read(body).await?;
+        let verified = admitted.verify(&body)?;
+        let payload = Payload::of(&verified)?;
+        let event = payload.event()?;
+        match decide(&event, &self.policy, build_id(&head.headers))? {
+            Decision::Ignore(why) => Ok(Answer::Ignored(why)),
+            Decision::Build(request) => self.enqueue(request).await.map(Answer::Queued),
+        }
+    }
+
+    /// When this returns `Ok`, the build is durable.
+    async fn enqueue(&self, request: BuildRequest) -> Result<BuildRequest, Refusal> {
+        let message = Message::V1(request);
+        self.in_time(self.queue.send(&message)).await?;
+        Ok(message.into_request())
+    }
+
+    async fn in_time<F>(&self, asked: F) -> Result<(), QueueError>
+    where
+        F: Future<Output = Result<(), QueueError>>,
+    {
+        let late =
+            |_| QueueError::Unreachable(format!("no answer within {:?}", self.queue_deadline));
+        timeout(self.queue_deadline, asked).await.map_err(late)?
+    }
+}
+
+async fn receive(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let result = webhook.handle(&head, body).await;
+    log(&head.headers, &result);
+    match &result {
+        Ok(answer) => answer.render(wants_json(&head.headers)),
+        Err(refusal) => refusal.render(wants_json(&head.headers)),
+    }
+}
+
+async fn health(State(webhook): State<Arc<Webhook>>) -> Response {
+    match webhook.in_time(webhook.queue.check()).await {
+        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
+        Err(cause) => {
+            error!(%cause, "unhealthy");
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the queue cannot be reached\n",
+            )
+                .into_response()
+        }
+    }
+}
+
+/// A redelivery asks for the same build; without a delivery's GUID every request is a new one.
+fn build_id(headers: &HeaderMap) -> BuildId {
+    match headers.get(DELIVERY).and_then(|guid| guid.to_str().ok()) {
+        Some(guid) => BuildId::from_delivery(guid),
+        None => BuildId::random(),
+    }
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|types| types.contains("application/json"))
+}
+
+/// One line for each request. The URL is never in it, as it may carry the token.
+fn log(headers: &HeaderMap, result: &Result<Answer, Refusal>) {
+    let short = |name| {
+        let value = headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok());
+        value.filter(|text| text.len() <= LOGGED_HEADER_MAX_BYTES)
+    };
+    let (delivery, event) = (short(DELIVERY), short(EVENT));
+    match result {
+        Ok(Answer::Queued(BuildRequest {
+            id, repo, revision, ..
+        })) => {
+            info!(delivery, event, build = %id, %repo, %revision, "queued");
+        }
+        Ok(Answer::Ignored(why)) => info!(delivery, event, %why, "ignored"),
+        Err(Refusal::Queue(cause)) => error!(delivery, event, %cause, "not queued"),
+        Err(why) => warn!(delivery, event, %why, "refused"),
+    }
+}
+
+/// The JSON answer to a push that builds.
+#[derive(Serialize)]
+struct QueuedJson<'a> {
+    build: String,
+    repository: &'a str,
+    revision: String,
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    ref_name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct IgnoredJson {
+    ignored: String,
+}
+
+#[derive(Serialize)]
+struct RefusedJson {
+    error: String,
+}
+
+impl Answer {
+    fn render(&self, as_json: bool) -> Response {
+        match self {
+            Self::Queued(request) if as_json => {
+                let answer = QueuedJson {
+                    build: request.id.to_string(),
+                    repository: request.repo.as_str(),
+                    revision: request.revision.to_string(),
+                    ref_name: request.ref_name(),
+                };
+                json(StatusCode::ACCEPTED, &answer)
+            }
+            Self::Queued(request) => line(StatusCode::ACCEPTED, &request.id),
+            Self::Ignored(why) if as_json => {
+                let ignored = why.to_string();
+                json(StatusCode::OK, &IgnoredJson { ignored })
+            }
+            Self::Ignored(why) => line(StatusCode::OK, why),
+        }
+    }
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unproven(_) => StatusCode::UNAUTHORIZED,
+            Self::Body(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Body(BodyError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
+            Self::Body(BodyError::TooMany) | Self::Queue(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(Refused::RepoNotConfigured(_)) => StatusCode::FORBIDDEN,
+            Self::Body(BodyError::Broken(_))
+            | Self::Malformed(_)
+            | Self::Refused(Refused::Malformed(_) | Refused::RepoNotNamed) => {
+                StatusCode::BAD_REQUEST
+            }
+        }
+    }
+
+    fn render(&self, as_json: bool) -> Response {
+        let status = self.status();
+        let mut response = if as_json {
+            let error = self.to_string();
+            json(status, &RefusedJson { error })
+        } else {
+            line(status, self)
+        };
+        if status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+        }
+        response
+    }
+}
+
+fn line(status: StatusCode, text: &impl ToString) -> Response {
+    let mut body = text.to_string();
+    body.push('\n');
+    (status, body).into_response()
+}
+
+fn json(status: StatusCode, answer: &impl Serialize) -> Response {
+    let mut body = serde_json::to_string(answer).expect("string fields only");
+    body.push('\n');
+    (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+}
