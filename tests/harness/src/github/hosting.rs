@@ -12,6 +12,9 @@ use super::fault::streamed;
 use crate::git::Repository;
 use crate::tarball::Tarball;
 
+/// How much of a tarball is sent at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
+
 /// One repository: commits from git, commits that a test made up, or both.
 #[derive(Debug, Default)]
 pub(super) struct Hosted {
@@ -52,6 +55,6 @@ impl Hosted {
             (None, Some(git)) => Box::new(git.archive(sha, &top_folder)?),
             (None, None) => return Err(io::ErrorKind::NotFound.into()),
         };
-        Ok(streamed(ReaderStream::new(reader)))
+        Ok(streamed(ReaderStream::with_capacity(reader, CHUNK_BYTES)))
     }
 }
