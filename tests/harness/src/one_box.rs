@@ -165,10 +165,16 @@ impl Setup {
         }
     }
 
-    async fn launch(&self) -> (Process, SocketAddr) {
+    /// The program with this environment and these arguments, for tests of other subcommands
+    /// and of a service that must not start.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.arg("serve").env_clear().envs(&self.env);
-        let process = Process::start(command);
+        command.args(arguments).env_clear().envs(&self.env);
+        command
+    }
+
+    async fn launch(&self) -> (Process, SocketAddr) {
+        let process = Process::start(self.command(&["serve"]));
         let address = process
             .wait_for_output(listening_address, START_DEADLINE)
             .await;
@@ -183,8 +189,8 @@ impl OneBox {
             .await
     }
 
-    /// Delivers an event as GitHub does: signed when there is a `WEBHOOK_SECRET`, with the
-    /// token in the URL otherwise.
+    /// Delivers an event as GitHub does: signed with the first `WEBHOOK_SECRET`, or with the
+    /// token in the URL when there is none.
     pub async fn deliver(&self, event: &str, delivery: &str, payload: &Value) -> Answer {
         let body = payload.to_string();
         let mut headers = vec![
@@ -195,7 +201,10 @@ impl OneBox {
         ];
         let mut path = "/".to_owned();
         match self.setup.env.get("WEBHOOK_SECRET") {
-            Some(secret) => headers.push(("x-hub-signature-256", sign(secret, body.as_bytes()))),
+            Some(secrets) => {
+                let newest = secrets.split(',').next().unwrap_or_default();
+                headers.push(("x-hub-signature-256", sign(newest, body.as_bytes())));
+            }
             None => path = format!("/?token={}", self.setup.github.token()),
         }
         let headers: Vec<(&str, &str)> = headers
@@ -297,7 +306,7 @@ impl OneBox {
     }
 
     /// Sends SIGTERM and doesn't wait.
-    pub fn terminate(&self) {
+    pub fn terminate(&mut self) {
         self.process.terminate();
     }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +15,8 @@ pub struct Process {
     name: String,
     child: Child,
     output: watch::Receiver<Output>,
+    /// Ends when the output does.
+    collector: Option<JoinHandle<()>>,
 }
 
 /// What the program has printed so far, on both of its outputs.
@@ -39,11 +42,12 @@ impl Process {
         // The command holds the pipe's writing end: the output would never end.
         drop(command);
         let (sender, output) = watch::channel(Output::default());
-        std::thread::spawn(move || collect(reader, &sender));
+        let collector = Some(std::thread::spawn(move || collect(reader, &sender)));
         Self {
             name,
             child,
             output,
+            collector,
         }
     }
 
@@ -81,14 +85,15 @@ impl Process {
         })
     }
 
-    /// Sends SIGTERM.
-    pub fn terminate(&self) {
-        let pid = i32::try_from(self.pid())
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("a pid is positive");
-        // The only failure is a program that has ended already.
-        kill_process(pid, Signal::TERM).ok();
+    /// Sends SIGTERM; does nothing when the program has ended.
+    pub fn terminate(&mut self) {
+        // The id of a child that was waited for may belong to another process by now.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let sent = kill_process(pid.expect("a pid is positive"), Signal::TERM);
+        sent.expect("a child that wasn't waited for takes signals");
     }
 
     /// Waits until the program has ended by itself.
@@ -108,10 +113,12 @@ impl Process {
         self.child.wait().expect("nobody else waits for this child")
     }
 
-    /// Ends the program at once; does nothing when it has ended.
+    /// Ends the program at once, and takes up the rest of its output; does nothing when it has
+    /// ended.
     pub fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+        self.collector.take().map(JoinHandle::join);
     }
 }
 
