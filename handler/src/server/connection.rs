@@ -1,5 +1,6 @@
 //! One connection, from its first request to its end.
 
+use std::convert::Infallible;
 use std::pin::pin;
 
 use axum::Router;
@@ -30,9 +31,8 @@ where
         let response = router.call(request);
         let pace = pace.clone();
         async move {
-            Ok::<_, std::convert::Infallible>(
-                response.await?.map(|body| PacedBody::new(body, pace)),
-            )
+            let response = response.await?;
+            Ok::<_, Infallible>(response.map(|body| PacedBody::new(body, pace)))
         }
     });
     let stream = TokioIo::new(PacedStream::new(stream, pace.clone()));
