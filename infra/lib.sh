@@ -7,7 +7,9 @@ repository_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 base_image=debian:trixie-slim
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+say() {
+    if [ -t 1 ]; then printf '\033[1m==> %s\033[0m\n' "$*"; else printf '==> %s\n' "$*"; fi
+}
 
 die() {
     printf 'error: %s\n' "$*" >&2
@@ -30,9 +32,9 @@ apt_install() {
         || die "${missing[*]} must be installed, and this is no Debian: there is no apt-get"
     [ "$(id -u)" = 0 ] || die "${missing[*]} must be installed: run this as root, or install them first"
     say "installing ${missing[*]}"
-    apt-get update --quiet=2 >&2
+    apt-get update --quiet=2
     DEBIAN_FRONTEND=noninteractive \
-        apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}" >&2
+        apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}"
 }
 
 # Where cargo puts what it builds: outside the checkout, so that a fresh clone
@@ -83,7 +85,7 @@ wait_until() {
 ensure_base_image() {
     if docker image inspect "$base_image" >/dev/null 2>&1; then return 0; fi
     say "pulling $base_image"
-    if timeout 120 docker pull --quiet "$base_image" >&2; then return 0; fi
+    if timeout 120 docker pull --quiet "$base_image"; then return 0; fi
     say "no registry can be reached: making a stand-in for $base_image with debootstrap"
     debootstrap_base_image
 }
