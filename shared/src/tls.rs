@@ -42,19 +42,28 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn read_bundle(path: &Path) -> Result<RootCertStore, BundleError> {
+/// The certificates of a bundle that rustls understands: one that it does not must not cost the
+/// other hundred.
+///
+/// # Errors
+/// The bundle cannot be read or holds no usable certificate.
+pub fn bundle_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BundleError> {
     let error = |problem: String| BundleError {
         path: path.to_owned(),
         problem,
     };
-    let certificates = CertificateDer::pem_file_iter(path)
+    let mut certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|cause| error(cause.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    // One certificate that rustls does not understand must not cost the other hundred.
-    roots.add_parsable_certificates(certificates);
-    if roots.is_empty() {
+    certificates.retain(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
+    if certificates.is_empty() {
         return Err(error("holds no certificate".into()));
     }
+    Ok(certificates)
+}
+
+fn read_bundle(path: &Path) -> Result<RootCertStore, BundleError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(bundle_certificates(path)?);
     Ok(roots)
 }

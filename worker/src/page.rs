@@ -1,0 +1,210 @@
+//! The page of a build: its outcome and its log, for any browser, without a script.
+//!
+//! The page is sent as it is made: [`head`], the log in pieces through a [`LogEscaper`], [`foot`].
+
+use ansi_to_html::Esc;
+
+use crate::github::State;
+use crate::record::Build;
+use crate::render::{self, Fact};
+use crate::terminal::PlainText;
+
+/// The headers of the page. The policy allows the one style sheet, by its hash, and nothing else.
+pub const HEADERS: [(&str, &str); 5] = [
+    ("content-type", "text/html; charset=utf-8"),
+    (
+        "content-security-policy",
+        "default-src 'none'; style-src 'sha256-Ny6yg5K8A97Z73w+N3x3cGpBMDQduv6s1crdmrMXHiU='; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    // The address of the page is all that one needs to read it.
+    ("referrer-policy", "no-referrer"),
+    ("cache-control", "no-store"),
+];
+
+const STYLE: &str = include_str!("page.css");
+
+/// Makes pieces of a log fit to stand in the page, whatever bytes they are.
+#[derive(Debug, Default)]
+pub struct LogEscaper(PlainText);
+
+impl LogEscaper {
+    /// The next piece, without escape sequences and with HTML's special characters escaped.
+    pub fn push(&mut self, piece: &[u8]) -> String {
+        Esc(self.0.push(piece)).to_string()
+    }
+
+    /// What is left of the last piece.
+    pub fn finish(self) -> String {
+        self.0.finish().to_owned()
+    }
+}
+
+/// The page up to the log. While the build runs, the page loads itself again.
+///
+/// `web_url` is where people see the repository, such as `https://github.com`.
+pub fn head(build: &Build, web_url: Option<&str>) -> String {
+    let state = render::state(build);
+    let refresh = match state {
+        State::Pending => "<meta http-equiv=\"refresh\" content=\"5\">\n",
+        _ => "",
+    };
+    let title = format!(
+        "{} · {} {}",
+        word(build),
+        build.request.repo,
+        render::revision(build)
+    );
+    let facts: String = render::facts(build, web_url).iter().map(row).collect();
+    format!(
+        "<!doctype html>\n\
+         <html lang=\"en\">\n\
+         <head>\n\
+         <meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"robots\" content=\"noindex\">\n\
+         {refresh}\
+         <title>{title}</title>\n\
+         <style>{STYLE}</style>\n\
+         </head>\n\
+         <body>\n\
+         <h1 class=\"{class}\">{headline}</h1>\n\
+         <dl>\n{facts}<dt>Build</dt><dd>{id}</dd>\n</dl>\n\
+         <pre>\n",
+        title = Esc(title.trim_end()),
+        class = class(state),
+        headline = Esc(render::headline(build)),
+        id = build.request.id,
+    )
+}
+
+/// The page after the log.
+pub fn foot() -> &'static str {
+    "</pre>\n</body>\n</html>\n"
+}
+
+/// The outcome in one or two words, for a narrow tab.
+fn word(build: &Build) -> &'static str {
+    let outcome = build.finished.as_ref().map(|finished| &finished.outcome);
+    outcome.map_or("running", render::outcome_word)
+}
+
+fn class(state: State) -> &'static str {
+    match state {
+        State::Pending => "pending",
+        State::Success => "success",
+        State::Failure => "failure",
+        State::Error => "error",
+    }
+}
+
+fn row(fact: &Fact) -> String {
+    let value = Esc(&fact.value);
+    let value = match &fact.link {
+        Some(link) => format!("<a href=\"{}\">{value}</a>", Esc(link)),
+        None => value.to_string(),
+    };
+    format!("<dt>{}</dt><dd>{value}</dd>\n", fact.label)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::outcome::Outcome;
+    use crate::render::tests::{build, finished};
+
+    /// The page without its style sheet.
+    fn page(build: &Build, web_url: Option<&str>, log: &[u8]) -> String {
+        let mut escaper = LogEscaper::default();
+        let log = escaper.push(log) + &escaper.finish();
+        (head(build, web_url) + &log + foot()).replace(STYLE, "")
+    }
+
+    #[test]
+    fn the_policy_allows_the_style_sheet_of_the_page_and_nothing_else() {
+        let hash = BASE64_STANDARD.encode(Sha256::digest(STYLE));
+        let (name, policy) = HEADERS[1];
+        assert_eq!(name, "content-security-policy");
+        let expected = format!("default-src 'none'; style-src 'sha256-{hash}'; ");
+        assert!(policy.starts_with(&expected), "{expected}");
+        assert!(head(&build(), None).contains(&format!("<style>{STYLE}</style>")));
+    }
+
+    #[test]
+    fn the_page_of_a_finished_build() {
+        let build = finished(Outcome::Failed { exit_code: 3 }, 72);
+        let log = b"\x1b[31m1 < 2\x1b[0m\n<script>alert('x')</script>\n";
+        insta::assert_snapshot!(page(&build, Some("https://github.com"), log), @r#"
+        <!doctype html>
+        <html lang="en">
+        <head>
+        <meta charset="utf-8">
+        <meta name="viewport" content="width=device-width, initial-scale=1">
+        <meta name="robots" content="noindex">
+        <title>failed · octo/hello feature/ümlaut 0d1a26e</title>
+        <style></style>
+        </head>
+        <body>
+        <h1 class="failure">failed with exit code 3 after 1m 12s</h1>
+        <dl>
+        <dt>Repository</dt><dd><a href="https://github.com/octo/hello">octo/hello</a></dd>
+        <dt>Branch</dt><dd><a href="https://github.com/octo/hello/tree/feature/%C3%BCmlaut">feature/ümlaut</a></dd>
+        <dt>Commit</dt><dd><a href="https://github.com/octo/hello/commit/0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c">0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c</a></dd>
+        <dt>Started</dt><dd>Sat, 22 Nov 2025 18:00:00 GMT</dd>
+        <dt>Build</dt><dd>5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d</dd>
+        </dl>
+        <pre>
+        1 &lt; 2
+        &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;
+        </pre>
+        </body>
+        </html>
+        "#);
+    }
+
+    #[test]
+    fn the_page_of_a_running_build_loads_itself_again() {
+        let refresh = "<meta http-equiv=\"refresh\" content=\"5\">";
+        let running = page(&build(), None, b"");
+        assert!(running.contains(refresh), "{running}");
+        assert!(running.contains("<title>running · octo/hello feature/ümlaut 0d1a26e</title>"));
+        assert!(running.contains("<h1 class=\"pending\">running</h1>"));
+        assert!(!page(&finished(Outcome::Passed, 1), None, b"").contains(refresh));
+    }
+
+    #[test]
+    fn nothing_on_the_page_is_somebody_elses_markup() {
+        let mut build = finished(Outcome::error("<img src=x>"), 1);
+        build.request.git_ref = Some("refs/heads/\"><script>".parse().expect("git allows it"));
+        let page = page(
+            &build,
+            Some("https://github.com/\"onclick=\""),
+            b"</pre><script>",
+        );
+        for markup in ["<script", "<img", "\"onclick", "\"><s", "</pre><"] {
+            let found = page.find(markup).map(|at| &page[at..]);
+            assert!(found.is_none(), "{markup} in {page}");
+        }
+    }
+
+    #[test]
+    fn a_log_in_pieces_is_escaped_as_a_whole() {
+        let mut escaper = LogEscaper::default();
+        let pieces: [&[u8]; 5] = [
+            b"a\xe2\x9c",
+            b"\x93<\x1b[3",
+            b"1mred\x1b",
+            b"[0m\xff&",
+            b"\xe2",
+        ];
+        let escaped: String = pieces.iter().map(|piece| escaper.push(piece)).collect();
+        assert_eq!(
+            escaped + &escaper.finish(),
+            "a✓&lt;red\u{FFFD}&amp;\u{FFFD}"
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! What a hook printed for a terminal, as plain text and as HTML.
+
+use std::mem;
+use std::str;
+
+use ansi_to_html::{Converter, Esc};
+use anstream::adapter::StripBytes;
+
+/// The text between escape sequences, out of bytes that arrive in pieces.
+///
+/// Bytes that are no UTF-8 become U+FFFD, also where a piece ends inside a character; control
+/// characters other than white space are left out.
+#[derive(Debug, Default)]
+pub(crate) struct PlainText {
+    strip: StripBytes,
+    /// The beginning of a character whose end is in the next piece, three bytes at most.
+    begun: Vec<u8>,
+}
+
+impl PlainText {
+    /// The text of the next piece.
+    pub(crate) fn push(&mut self, piece: &[u8]) -> String {
+        let mut bytes = mem::take(&mut self.begun);
+        bytes.extend_from_slice(piece);
+        self.begun = bytes.split_off(bytes.len() - begun_character(&bytes));
+        // Decoded first: the stripper drops bytes that are no UTF-8 without a trace.
+        self.strip(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// What stands for a character that the last piece began and nothing ended.
+    pub(crate) fn finish(self) -> &'static str {
+        if self.begun.is_empty() {
+            ""
+        } else {
+            "\u{FFFD}"
+        }
+    }
+
+    fn strip(&mut self, text: &str) -> String {
+        let mut plain = Vec::with_capacity(text.len());
+        for printable in self.strip.strip_next(text.as_bytes()) {
+            plain.extend_from_slice(printable);
+        }
+        String::from_utf8_lossy(&plain).into_owned()
+    }
+}
+
+/// The text alone.
+pub(crate) fn plain(text: &str) -> String {
+    PlainText::default().push(text.as_bytes())
+}
+
+/// Escaped HTML that keeps the colours, for a dark background.
+///
+/// The styles are inline and name no variable: mail programs know neither classes nor `var()`.
+pub(crate) fn html(text: &str) -> String {
+    Converter::new()
+        .four_bit_var_prefix(Some(NEVER_IN_ESCAPED_TEXT.to_owned()))
+        .convert(&only_colours(text))
+        .map_or_else(
+            |_| Esc(plain(text)).to_string(),
+            |html| with_our_colours(&html),
+        )
+}
+
+/// Marks the converter's variables. A quotation mark of the log itself is `&quot;` by then.
+const NEVER_IN_ESCAPED_TEXT: &str = "\"";
+
+/// How many bytes at the end begin a character and do not end it.
+fn begun_character(bytes: &[u8]) -> usize {
+    let begins = |length: &usize| {
+        let end = &bytes[bytes.len() - length..];
+        str::from_utf8(end).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+    };
+    (1..=bytes.len().min(3)).find(begins).unwrap_or(0)
+}
+
+/// The text with its colours and styles (`ESC [ … m`) but no other escape sequence: the converter
+/// shows those it does not know, such as `ESC [?25l`, which hides the cursor.
+fn only_colours(text: &str) -> String {
+    let mut plain = PlainText::default();
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("\x1b[") {
+        let sequence = &rest[start..];
+        let style = style_length(sequence);
+        let (passed, after) = rest.split_at(start + style.unwrap_or("\x1b[".len()));
+        // The sequence passes as well: it may end another one that was left open.
+        kept.push_str(&plain.push(passed.as_bytes()));
+        kept.push_str(&sequence[..style.unwrap_or(0)]);
+        rest = after;
+    }
+    kept + &plain.push(rest.as_bytes())
+}
+
+/// The length of the style at the beginning of `sequence`, if it is one.
+fn style_length(sequence: &str) -> Option<usize> {
+    let parameter = |byte: &u8| byte.is_ascii_digit() || *byte == b';';
+    let length = "\x1b[".len()
+        + sequence
+            .bytes()
+            .skip(2)
+            .take_while(|b| parameter(b))
+            .count();
+    (sequence.as_bytes().get(length) == Some(&b'm')).then_some(length + 1)
+}
+
+/// Puts a colour in the place of each `var(--"name,#default)`.
+fn with_our_colours(html: &str) -> String {
+    let variable = format!("var(--{NEVER_IN_ESCAPED_TEXT}");
+    let mut parts = html.split(&variable);
+    let mut coloured = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (variable, after) = part.split_once(')').unwrap_or((part, ""));
+        let (name, _) = variable.split_once(',').unwrap_or((variable, ""));
+        coloured.push_str(colour(name));
+        coloured.push_str(after);
+    }
+    coloured
+}
+
+/// The sixteen colours of a terminal, each to be read on the dark background of the log, and
+/// dark enough to be one behind white text.
+fn colour(name: &str) -> &'static str {
+    match name {
+        "black" => "#484f58",
+        "red" => "#e5534b",
+        "green" => "#3fb950",
+        "yellow" => "#d29922",
+        "blue" => "#539bf5",
+        "magenta" => "#b083f0",
+        "cyan" => "#39c5cf",
+        "white" => "#c9d1d9",
+        "bright-black" => "#8b949e",
+        "bright-red" => "#ff938a",
+        "bright-green" => "#7ee787",
+        "bright-yellow" => "#f2cc60",
+        "bright-blue" => "#96d0ff",
+        "bright-magenta" => "#dcbdfb",
+        "bright-cyan" => "#76e3ea",
+        _ => "#ffffff",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_pieces(bytes: &[u8], size: usize) -> String {
+        let mut text = PlainText::default();
+        let mut all: String = bytes.chunks(size).map(|piece| text.push(piece)).collect();
+        all.push_str(text.finish());
+        all
+    }
+
+    #[test]
+    fn the_text_is_the_same_however_the_bytes_are_cut() {
+        let bytes = b"\x1b[1;31m\xc3\xa4\x1b[0m \x1b]0;title\x07\xe2\x9c\x93 \xf0\x9f\xa6\x80 \
+            \xff\xc3( \xe2\x9c\r\n\x1b[?25l\x1b[2Kend\x00\x07\xf0\x9f";
+        let expected = "ä ✓ 🦀 \u{FFFD}\u{FFFD}( \u{FFFD}\r\nend\u{FFFD}";
+        for size in 1..=bytes.len() {
+            assert_eq!(in_pieces(bytes, size), expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn html_keeps_the_colours_and_escapes_the_rest() {
+        insta::assert_snapshot!(
+            html("\x1b[1m<b>\x1b[0m \x1b[31mred & \x1b[97;44mon blue\x1b[0m \x1b[38;5;208m'8 bit'\x1b[m"),
+            @r"<b>&lt;b&gt;</b> <span style='color:#e5534b'>red &amp; <span style='color:#ffffff'><span style='background:#539bf5'>on blue</span></span></span> <span style='color:#ff8700'>&#39;8 bit&#39;</span>"
+        );
+    }
+
+    #[test]
+    fn html_shows_nothing_of_other_sequences() {
+        let text = "\x1b[?25l\x1b[2K\x1b[1A\x1b]8;;https://example.org\x1b\\link\x1b]8;;\x1b\\\x1b[4:3m\x1b[38:2::1:2:3m.\x1b(B";
+        assert_eq!(html(text), "link.");
+        assert_eq!(
+            html("\x1b]0;no end\x1b[32mgreen"),
+            "<span style='color:#3fb950'>green</span>"
+        );
+    }
+
+    #[test]
+    fn html_without_colours_stands_in_for_colours_that_nobody_knows() {
+        assert_eq!(
+            html("\x1b[31mred\x1b[99999m & <no>"),
+            "red &amp; &lt;no&gt;"
+        );
+    }
+
+    #[test]
+    fn a_log_that_names_the_variables_is_not_changed() {
+        assert_eq!(html("var(--\"red,#a00)"), "var(--&quot;red,#a00)");
+    }
+}
