@@ -230,19 +230,27 @@ impl HandlerConfig {
     /// The first variable that is missing or cannot be used.
     pub fn load(env: &Env) -> Result<Self> {
         Ok(Self {
-            listen: ListenConfig {
-                address: SocketAddr::new(
-                    env.parsed("BIND", IpAddr::from([0, 0, 0, 0]))?,
-                    env.parsed("PORT", 8080)?,
-                ),
-                cert_path: env.text("CERT_PATH").map(PathBuf::from),
-            },
+            listen: ListenConfig::load(env)?,
             webhook: WebhookConfig {
                 token: env.required_secret("GITHUB_TOKEN")?,
                 secrets: env.secret_list("WEBHOOK_SECRET")?,
                 repos: env.required_parsed("GITHUB_REPO")?,
                 branches: env.parsed("BRANCHES", BranchFilter::default())?,
             },
+        })
+    }
+}
+
+impl ListenConfig {
+    /// Reads where the webhook listens.
+    ///
+    /// # Errors
+    /// An address or port that is none.
+    pub fn load(env: &Env) -> Result<Self> {
+        let bind = env.parsed("BIND", IpAddr::from([0, 0, 0, 0]))?;
+        Ok(Self {
+            address: SocketAddr::new(bind, env.parsed("PORT", 8080)?),
+            cert_path: env.text("CERT_PATH").map(PathBuf::from),
         })
     }
 }
@@ -286,7 +294,8 @@ impl LogConfig {
     /// An unknown level or format.
     pub fn load(env: &Env) -> Result<Self> {
         let level = env.optional_with("LOG_LEVEL", |text| {
-            text.parse().map_err(|_| "error, warn, info, debug or trace".to_owned())
+            text.parse()
+                .map_err(|_| "error, warn, info, debug or trace".to_owned())
         })?;
         Ok(Self {
             level: level.unwrap_or(LevelFilter::INFO),
@@ -307,7 +316,10 @@ impl GithubConfig {
                 |url| url.as_str().trim_end_matches('/').to_owned(),
             ),
             token: env.required_secret("GITHUB_TOKEN")?,
-            status_context: env.text("STATUS_CONTEXT").unwrap_or("compose-ci").to_owned(),
+            status_context: env
+                .text("STATUS_CONTEXT")
+                .unwrap_or("compose-ci")
+                .to_owned(),
             ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
         })
     }
@@ -315,7 +327,9 @@ impl GithubConfig {
 
 impl EngineConfig {
     fn load(env: &Env) -> Result<Self> {
-        let host = env.text("DOCKER_HOST").unwrap_or("unix:///var/run/docker.sock");
+        let host = env
+            .text("DOCKER_HOST")
+            .unwrap_or("unix:///var/run/docker.sock");
         if let Some(socket) = host.strip_prefix("unix://") {
             return Ok(Self::Unix {
                 socket: socket.into(),
@@ -363,7 +377,11 @@ impl MailConfig {
             "none" => Ok(SmtpTls::Off),
             _ => Err("can only be none; without it the port decides".to_owned()),
         })?;
-        let by_port = if port == 465 { SmtpTls::Implicit } else { SmtpTls::StartTls };
+        let by_port = if port == 465 {
+            SmtpTls::Implicit
+        } else {
+            SmtpTls::StartTls
+        };
         Ok(Self::Smtp(SmtpConfig {
             host: host.to_owned(),
             port,
@@ -504,7 +522,10 @@ pub struct Env(BTreeMap<String, String>);
 
 impl Env {
     /// The process's environment. Variables that are no UTF-8 are left out.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
     pub fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -513,7 +534,10 @@ impl Env {
     }
 
     fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     fn required(&self, name: &'static str) -> Result<&str> {
@@ -535,7 +559,8 @@ impl Env {
     }
 
     fn required_parsed<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<T> {
-        self.optional_with(name, T::from_str)?.ok_or_else(|| missing(name))
+        self.optional_with(name, T::from_str)?
+            .ok_or_else(|| missing(name))
     }
 
     fn checked<T: FromStr>(
@@ -636,7 +661,11 @@ impl Env {
 
 impl<const N: usize> From<[(&str, &str); N]> for Env {
     fn from(pairs: [(&str, &str); N]) -> Self {
-        Self(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        Self(
+            pairs
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        )
     }
 }
 
@@ -644,16 +673,43 @@ impl<const N: usize> From<[(&str, &str); N]> for Env {
 /// compose file that says `${PORT:-3000}` does not mean ours.
 fn describes_the_process(name: &str) -> bool {
     const OURS: &[&str] = &[
-        "PATH", "HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "SHELL", "TERM", "USER", "LOGNAME",
-        "_", "BIND", "PORT", "CERT_PATH", "DATA_DIR", "LOG_LEVEL", "LOG_FORMAT", "SSL_CERT_FILE",
-        "DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT",
+        "PATH",
+        "HOME",
+        "HOSTNAME",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "SHELL",
+        "TERM",
+        "USER",
+        "LOGNAME",
+        "_",
+        "BIND",
+        "PORT",
+        "CERT_PATH",
+        "DATA_DIR",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+        "SSL_CERT_FILE",
+        "DOCKER_HOST",
+        "DOCKER_TLS_VERIFY",
+        "DOCKER_CERT_PATH",
+        "DOCKER_CONTEXT",
     ];
     OURS.contains(&name)
 }
 
 fn sounds_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    let says_so = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PRIVATE_KEY", "API_KEY", "CREDENTIALS"];
+    let says_so = [
+        "TOKEN",
+        "SECRET",
+        "PASSWORD",
+        "PASSWD",
+        "PRIVATE_KEY",
+        "API_KEY",
+        "CREDENTIALS",
+    ];
     // A file's name is no secret, and an access key's id is printed by the aws CLI itself.
     !name.ends_with("_FILE")
         && (says_so.iter().any(|word| name.contains(word)) || name.ends_with("_PASS"))
@@ -661,7 +717,9 @@ fn sounds_secret(name: &str) -> bool {
 
 /// The items of a comma list, without blanks around them and without empty ones.
 fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 fn invalid(variable: &'static str, problem: impl Display) -> ConfigError {

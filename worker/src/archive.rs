@@ -21,7 +21,7 @@ const PAX_COMMENT_MAX_BYTES: u64 = 4096;
 
 /// What is wrong with an archive, fit for the commit's author.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// It ends early, or its checksum is wrong, or it is no gzip or tar at all.
     #[error("the tarball is damaged or cut short")]
     Damaged(#[source] io::Error),
@@ -45,7 +45,11 @@ pub enum ArchiveError {
 ///
 /// # Errors
 /// See [`ArchiveError`]. What was written until then is an incomplete tar.
-pub fn repack(tarball: impl Read, commit: &CommitSha, output: impl Write) -> Result<(), ArchiveError> {
+pub(crate) fn repack(
+    tarball: impl Read,
+    commit: &CommitSha,
+    output: impl Write,
+) -> Result<(), ArchiveError> {
     let mut archive = Archive::new(GzDecoder::new(tarball));
     let mut repacker = Repacker::new(output);
     let mut commit_seen = false;
@@ -101,7 +105,11 @@ impl<W: Write> Repacker<W> {
         let Some(path) = below_top_folder(&name)? else {
             return Ok(());
         };
-        if path.ancestors().skip(1).any(|parent| self.links.contains(parent)) {
+        if path
+            .ancestors()
+            .skip(1)
+            .any(|parent| self.links.contains(parent))
+        {
             return Err(hostile(&name, "lies behind a symbolic link"));
         }
         self.unpacked_bytes = self.unpacked_bytes.saturating_add(entry.size());
@@ -116,7 +124,10 @@ impl<W: Write> Repacker<W> {
                 let written = self.output.append_data(&mut header, &path, &mut data);
                 written.map_err(|error| data.blame(error))
             }
-            _ => Err(hostile(&name, "is neither file, directory nor symbolic link")),
+            _ => Err(hostile(
+                &name,
+                "is neither file, directory nor symbolic link",
+            )),
         }
     }
 
@@ -144,7 +155,9 @@ impl<W: Write> Repacker<W> {
 
 /// The path without the top folder; nothing for the top folder itself.
 fn below_top_folder(name: &Path) -> Result<Option<PathBuf>, ArchiveError> {
-    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+    let plain = name
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
     if !plain {
         return Err(hostile(name, "is not a path below its folder"));
     }

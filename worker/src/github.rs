@@ -100,7 +100,13 @@ impl GithubError {
     }
 
     fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Unavailable { ambiguous: true, .. })
+        matches!(
+            self,
+            Self::Unavailable {
+                ambiguous: true,
+                ..
+            }
+        )
     }
 
     /// When GitHub wants to be asked again, if it said so.
@@ -153,7 +159,8 @@ impl Github {
         }
         let posted = self.try_post_status(repo, commit, status).await;
         match posted {
-            Err(error) if error.is_ambiguous() => match self.is_current(repo, commit, status).await {
+            Err(error) if error.is_ambiguous() => match self.is_current(repo, commit, status).await
+            {
                 Ok(true) => Ok(()),
                 _ => Err(error),
             },
@@ -198,11 +205,19 @@ impl Github {
     /// See [`GithubError`]; tried again a few times before it is unavailable.
     pub async fn resolve(&self, repo: &RepoName, name: &RefName) -> Result<CommitSha, GithubError> {
         let what = format!("the commit {name} of {repo}");
-        let path = format!("/repos/{repo}/commits/{}", utf8_percent_encode(name.as_str(), SEGMENT));
+        let path = format!(
+            "/repos/{repo}/commits/{}",
+            utf8_percent_encode(name.as_str(), SEGMENT)
+        );
         let ask = || async {
-            let request = self.api(Method::GET, &path).header(ACCEPT, "application/vnd.github.sha");
+            let request = self
+                .api(Method::GET, &path)
+                .header(ACCEPT, "application/vnd.github.sha");
             let response = send(request, &what).await?;
-            let sha = response.text().await.map_err(|error| no_answer(&what, error))?;
+            let sha = response
+                .text()
+                .await
+                .map_err(|error| no_answer(&what, error))?;
             sha.trim().parse().map_err(|_| GithubError::Unavailable {
                 what: what.clone(),
                 reason: "the answer is no commit id".into(),
@@ -253,7 +268,10 @@ fn default_headers(config: &GithubConfig) -> anyhow::Result<HeaderMap> {
     authorization.set_sensitive(true);
     Ok(HeaderMap::from_iter([
         (AUTHORIZATION, authorization),
-        (ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
+        (
+            ACCEPT,
+            HeaderValue::from_static("application/vnd.github+json"),
+        ),
         (
             HeaderName::from_static("x-github-api-version"),
             HeaderValue::from_static("2022-11-28"),
@@ -279,7 +297,10 @@ where
 }
 
 async fn send(request: RequestBuilder, what: &str) -> Result<Response, GithubError> {
-    let response = request.send().await.map_err(|error| no_answer(what, error))?;
+    let response = request
+        .send()
+        .await
+        .map_err(|error| no_answer(what, error))?;
     classify(response.status(), response.headers(), what)?;
     Ok(response)
 }
@@ -326,7 +347,9 @@ fn wait_in(headers: &HeaderMap) -> Option<Duration> {
         return None;
     }
     let reset = Duration::from_secs(text("x-ratelimit-reset")?.parse().ok()?);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
     Some(reset.saturating_sub(now))
 }
 
@@ -338,7 +361,10 @@ fn no_answer(what: &str, error: reqwest::Error) -> GithubError {
     } else {
         "the connection broke"
     };
-    tracing::debug!(error = format!("{:#}", anyhow::Error::new(error.without_url())), "GitHub: {what}");
+    tracing::debug!(
+        error = format!("{:#}", anyhow::Error::new(error.without_url())),
+        "GitHub: {what}"
+    );
     GithubError::Unavailable {
         what: what.to_owned(),
         reason: reason.to_owned(),
@@ -356,14 +382,26 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("value")))
             .collect();
-        classify(StatusCode::from_u16(status).expect("code"), &headers, "the test")
+        classify(
+            StatusCode::from_u16(status).expect("code"),
+            &headers,
+            "the test",
+        )
     }
 
     #[test]
     fn only_what_may_change_is_asked_again() {
         for (status, transient) in [
-            (401, false), (403, false), (404, false), (422, false), (451, false),
-            (408, true), (429, true), (500, true), (502, true), (503, true),
+            (401, false),
+            (403, false),
+            (404, false),
+            (422, false),
+            (451, false),
+            (408, true),
+            (429, true),
+            (500, true),
+            (502, true),
+            (503, true),
         ] {
             let error = classified(status, &[]).expect_err("no success");
             assert_eq!(error.is_transient(), transient, "{status}");
@@ -376,7 +414,10 @@ mod tests {
         let secondary = classified(403, &[("retry-after", "7")]).expect_err("limited");
         assert_eq!(secondary.retry_after(), Some(Duration::from_secs(7)));
 
-        let exhausted = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "4102444800")];
+        let exhausted = [
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "4102444800"),
+        ];
         let primary = classified(403, &exhausted).expect_err("limited");
         assert!(primary.retry_after() > Some(Duration::from_secs(3600)));
 

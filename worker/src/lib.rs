@@ -1,1 +1,26 @@
-// placeholder
+//! The worker: leases a commit from the queue, builds it on a Docker engine, reports the outcome.
+//!
+//! [`job`] is the function to read first: the way of one delivery as a list of steps. The modules
+//! stand in the order in which the steps use them.
+
+pub mod github;
+pub mod engine;
+pub mod outcome;
+pub mod record;
+mod archive;
+mod checkout;
+pub mod container;
+mod mask;
+pub mod log;
+pub mod build;
+mod surroundings;
+mod terminal;
+pub mod render;
+pub mod page;
+pub mod mail;
+pub mod report;
+mod cleanup;
+pub mod job;
+mod poll;
+
+pub use poll::Worker;

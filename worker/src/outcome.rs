@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::EngineError;
+use crate::github::GithubError;
+
 /// How a build ended. Every accepted push ends in exactly one of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +35,37 @@ pub enum Outcome {
     },
 }
 
+/// Why a hook could not be started. Whether another attempt may help is chosen where the cause is
+/// known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// It will be there next time as well: the build ends with an error. Fit for the commit's
+    /// author.
+    #[error("{0}")]
+    Permanent(String),
+    /// Infrastructure broke; nothing of the hook has run, so the commit is tried again.
+    #[error("{0}")]
+    Transient(String),
+}
+
+impl From<GithubError> for Obstacle {
+    fn from(error: GithubError) -> Self {
+        match error.is_transient() {
+            true => Self::Transient(error.to_string()),
+            false => Self::Permanent(error.to_string()),
+        }
+    }
+}
+
+impl From<EngineError> for Obstacle {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Gone(_) => Self::Transient(error.to_string()),
+            _ => Self::Permanent(error.to_string()),
+        }
+    }
+}
+
 /// What is known of a build container that came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
@@ -53,15 +87,28 @@ impl Outcome {
     /// even where the hook went on and ended with 0.
     pub fn of(ending: Ending, timeout: Duration, memory_bytes: Option<u64>) -> Self {
         match ending {
-            Ending { timed_out: true, .. } => Self::TimedOut {
+            Ending {
+                timed_out: true, ..
+            } => Self::TimedOut {
                 timeout_s: timeout.as_secs(),
             },
-            Ending { oom_killed: true, .. } => Self::OutOfMemory {
+            Ending {
+                oom_killed: true, ..
+            } => Self::OutOfMemory {
                 limit_bytes: memory_bytes,
             },
-            Ending { end_mark: Some(0), .. } => Self::Passed,
-            Ending { end_mark: Some(exit_code), .. } => Self::Failed { exit_code },
-            Ending { end_mark: None, exit_code, .. } => Self::error(format!(
+            Ending {
+                end_mark: Some(0), ..
+            } => Self::Passed,
+            Ending {
+                end_mark: Some(exit_code),
+                ..
+            } => Self::Failed { exit_code },
+            Ending {
+                end_mark: None,
+                exit_code,
+                ..
+            } => Self::error(format!(
                 "the hook was interrupted (container exit code {exit_code}, no end mark)"
             )),
         }
@@ -98,25 +145,47 @@ mod tests {
     #[test]
     fn the_end_mark_decides_between_passed_and_failed() {
         assert_eq!(outcome(CLEAN), Outcome::Passed);
-        let failed = Ending { end_mark: Some(3), exit_code: 3, ..CLEAN };
+        let failed = Ending {
+            end_mark: Some(3),
+            exit_code: 3,
+            ..CLEAN
+        };
         assert_eq!(outcome(failed), Outcome::Failed { exit_code: 3 });
     }
 
     #[test]
     fn exit_code_0_without_an_end_mark_is_an_error() {
-        let interrupted = outcome(Ending { end_mark: None, ..CLEAN });
-        assert!(matches!(interrupted, Outcome::Error { .. }), "{interrupted:?}");
+        let interrupted = outcome(Ending {
+            end_mark: None,
+            ..CLEAN
+        });
+        assert!(
+            matches!(interrupted, Outcome::Error { .. }),
+            "{interrupted:?}"
+        );
     }
 
     #[test]
     fn out_of_memory_is_no_success_even_with_exit_code_0() {
-        let outcome = outcome(Ending { oom_killed: true, ..CLEAN });
-        assert_eq!(outcome, Outcome::OutOfMemory { limit_bytes: Some(512) });
+        let outcome = outcome(Ending {
+            oom_killed: true,
+            ..CLEAN
+        });
+        assert_eq!(
+            outcome,
+            Outcome::OutOfMemory {
+                limit_bytes: Some(512)
+            }
+        );
     }
 
     #[test]
     fn a_stopped_hook_timed_out_whatever_it_answered() {
-        let stopped = Ending { timed_out: true, end_mark: Some(0), ..CLEAN };
+        let stopped = Ending {
+            timed_out: true,
+            end_mark: Some(0),
+            ..CLEAN
+        };
         assert_eq!(outcome(stopped), Outcome::TimedOut { timeout_s: 60 });
     }
 }

@@ -62,7 +62,9 @@ fn listing(tar: &[u8]) -> Vec<String> {
                 header.entry_type(),
                 header.mode().expect("mode"),
                 entry.path().expect("path").display(),
-                target.map(|path| path.display().to_string()).unwrap_or_default(),
+                target
+                    .map(|path| path.display().to_string())
+                    .unwrap_or_default(),
             )
         })
         .collect()
@@ -75,13 +77,16 @@ fn the_top_folder_is_stripped_and_the_rest_is_kept() {
         raw(tar, EntryType::Directory, "top/", "", 0o755, b"");
         raw(tar, EntryType::Directory, "top/bin/", "", 0o755, b"");
         file(tar, "top/bin/test", 0o4755, b"#!/bin/sh\n");
-        raw(tar, EntryType::Symlink, "top/current", "bin/test", 0o777, b"");
-        tar.append_data(
-            &mut header_of_file(3),
-            &long,
-            &b"abc"[..],
-        )
-        .expect("long name");
+        raw(
+            tar,
+            EntryType::Symlink,
+            "top/current",
+            "bin/test",
+            0o777,
+            b"",
+        );
+        tar.append_data(&mut header_of_file(3), &long, &b"abc"[..])
+            .expect("long name");
     });
     let output = repacked(&input).expect("valid");
     assert_eq!(
@@ -152,7 +157,12 @@ fn a_wrong_checksum_at_the_very_end_is_damage() {
 #[test]
 fn what_git_does_not_make_is_refused() {
     let cases: &[(&str, EntryType, &str, &str)] = &[
-        ("climbs out", EntryType::Regular, "top/../../etc/cron.d/x", ""),
+        (
+            "climbs out",
+            EntryType::Regular,
+            "top/../../etc/cron.d/x",
+            "",
+        ),
         ("absolute", EntryType::Regular, "/etc/passwd", ""),
         ("hard link", EntryType::Link, "top/passwd", "/etc/passwd"),
         ("device", EntryType::Block, "top/sda", ""),

@@ -1,0 +1,41 @@
+//! The one box: webhook, local queue and worker in one process.
+
+use handler::server::Server;
+use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, WorkerConfig};
+use shared::queue::Queue;
+use shared::shutdown::Shutdown;
+use shared::telemetry;
+use worker::Worker;
+
+use crate::pages;
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// A setting cannot be used, or something that the service needs cannot be opened.
+pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
+    let log = LogConfig::load(env)?;
+    let handler = HandlerConfig::load(env)?;
+    let worker = WorkerConfig::load(env)?;
+    let queue = QueueConfig::load(env)?;
+    telemetry::init(&log);
+
+    let shutdown = Shutdown::on_signals()?;
+    // The queue first: its lock tells a second service with the same data at once.
+    let queue = Queue::open(&queue).await?;
+    let data_dir = worker.data_dir.clone();
+    let worker = Worker::new(worker)?;
+    let server = Server::bind(&handler.listen).await?;
+    let router = handler::webhook::router(&handler.webhook, queue.clone())
+        .merge(pages::router(&worker, &data_dir));
+
+    // Pushes are taken while the worker waits for its engine, and until its last build is done.
+    let serving = server.serve(router, &shutdown);
+    let working = async {
+        let result = worker.run(queue, &shutdown).await;
+        shutdown.drain.cancel();
+        result
+    };
+    let (result, ()) = tokio::join!(working, serving);
+    result
+}

@@ -1,0 +1,263 @@
+//! One build, from a commit to an outcome: checkout → container → log → outcome.
+//!
+//! Until the hook has started, what breaks is an [`Obstacle`] and may be tried again. From then
+//! on every end is an [`Outcome`], and the hook is never started a second time: the container's
+//! name is the mutex, and a container that is there already is adopted.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::Stream;
+use shared::build::{BuildRequest, CommitSha};
+use shared::config::HookConfig;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::checkout::checkout;
+use crate::container::{self, BUILD_LABEL, Plan};
+use crate::engine::{Engine, EngineError, Output, Phase};
+use crate::github::Github;
+use crate::log::{self, Recorder};
+use crate::mask::Secrets;
+use crate::outcome::{Ending, Obstacle, Outcome};
+
+/// What a hook gets between TERM and KILL, as from `docker stop`.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// A container's output may end a moment before the container does.
+const EXIT_DELAY: Duration = Duration::from_secs(2);
+/// How long an engine that went away during a build may take to come back.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(60);
+const ENGINE_RETRY: Duration = Duration::from_secs(1);
+
+/// Everything that is the same for all builds.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    /// The engine to build on.
+    pub engine: Engine,
+    /// Where the commits come from.
+    pub github: Github,
+    /// What to run, and its limits.
+    pub hook: HookConfig,
+    /// The image to run in.
+    pub image: String,
+    /// The engine's socket on the engine's host.
+    pub socket: PathBuf,
+    /// Where the logs are kept.
+    pub data_dir: PathBuf,
+    /// What the logs must not show.
+    pub secrets: Secrets,
+}
+
+/// A container whose hook has started, and may have ended.
+struct Started {
+    name: String,
+    at: SystemTime,
+    output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, EngineError>> + Send>>,
+}
+
+impl Builder {
+    /// Builds a commit, or goes on with a build that an earlier worker began.
+    ///
+    /// # Errors
+    /// Infrastructure broke before the hook started.
+    pub async fn build(
+        &self,
+        request: &BuildRequest,
+        commit: &CommitSha,
+        build_url: Option<&str>,
+    ) -> Result<Outcome, String> {
+        match self.start(request, commit, build_url).await {
+            Ok(started) => Ok(self.follow(request, started).await),
+            Err(Obstacle::Permanent(reason)) => Ok(Outcome::error(reason)),
+            Err(Obstacle::Transient(reason)) => Err(reason),
+        }
+    }
+
+    async fn start(
+        &self,
+        request: &BuildRequest,
+        commit: &CommitSha,
+        build_url: Option<&str>,
+    ) -> Result<Started, Obstacle> {
+        let name = request.id.to_string();
+        if !self.create(&name, request, commit, build_url).await? {
+            if let Some(started) = self.adopt(&name).await? {
+                return Ok(started);
+            }
+            self.create(&name, request, commit, build_url).await?;
+        }
+        checkout(&self.engine, &self.github, &request.repo, commit, &name).await?;
+        // Attached before the start, so that not a byte is missing.
+        let output = Box::pin(self.engine.attach(&name).await?);
+        self.engine.start(&name).await?;
+        Ok(Started {
+            name,
+            at: SystemTime::now(),
+            output,
+        })
+    }
+
+    /// Makes the volume and the container; false if a container of this name is there already.
+    async fn create(
+        &self,
+        name: &str,
+        request: &BuildRequest,
+        commit: &CommitSha,
+        build_url: Option<&str>,
+    ) -> Result<bool, Obstacle> {
+        let labels = container::labels(request.id, !self.hook.garbage_collect);
+        let volume = container::volume_name(request.id);
+        let checkout = self.engine.create_volume(&volume, labels).await?;
+        let plan = Plan {
+            request,
+            commit,
+            image: &self.image,
+            checkout: &checkout,
+            socket: &self.socket,
+            build_url,
+        };
+        let body = container::create_body(&plan, &self.hook);
+        let mut created = self.engine.create_container(name, body.clone()).await;
+        if let Err(EngineError::NotFound(_)) = created {
+            self.pull().await?;
+            created = self.engine.create_container(name, body).await;
+        }
+        match created {
+            Ok(()) => Ok(true),
+            Err(EngineError::Conflict(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn pull(&self) -> Result<(), Obstacle> {
+        let image = &self.image;
+        self.engine.pull(image).await.map_err(|error| match error {
+            EngineError::Gone(_) => error.into(),
+            _ => {
+                tracing::warn!(image, error = %error, "the build image cannot be pulled");
+                Obstacle::Permanent(format!(
+                    "the build image {image} is not there and cannot be pulled"
+                ))
+            }
+        })
+    }
+
+    /// Takes over the container that an earlier worker started under this name; nothing if it
+    /// never started, in which case it is removed.
+    async fn adopt(&self, name: &str) -> Result<Option<Started>, Obstacle> {
+        let found = self.engine.inspect(name).await?;
+        if found.labels.get(BUILD_LABEL).map(String::as_str) != Some(name) {
+            return Err(Obstacle::Permanent(format!(
+                "another container is named {name}"
+            )));
+        }
+        if found.phase == Phase::Created {
+            self.engine.remove_container(name).await?;
+            return Ok(None);
+        }
+        tracing::info!(build = name, "going on with a build that was left running");
+        Ok(Some(Started {
+            name: name.to_owned(),
+            at: found.started_at.unwrap_or_else(SystemTime::now),
+            output: Box::pin(self.engine.logs(name)),
+        }))
+    }
+
+    /// Follows the hook to its end.
+    async fn follow(&self, request: &BuildRequest, started: Started) -> Outcome {
+        let path = log::path(&self.data_dir, request.id);
+        let deadline = self.deadline(started.at);
+        let mut output = started.output;
+        loop {
+            let limit = self.hook.log_limit_bytes;
+            let mut recorder = match Recorder::create(&path, limit, self.secrets.clone()) {
+                Ok(recorder) => recorder,
+                Err(error) => return self.without_log(&started.name, &error).await,
+            };
+            let timed_out = self
+                .drain(&started.name, &mut recorder, &mut output, deadline)
+                .await;
+            if let Err(error) = recorder.finish().await {
+                tracing::warn!(build = started.name, %error, "the log is incomplete");
+            }
+            match self.ending(&started.name, timed_out).await {
+                Ok(Some(ending)) => {
+                    return Outcome::of(ending, self.hook.timeout, self.hook.memory_bytes);
+                }
+                // The connection to the engine broke, the container did not. The engine's own log
+                // has all of it.
+                Ok(None) => output = Box::pin(self.engine.logs(&started.name)),
+                Err(EngineError::NotFound(_)) => {
+                    return Outcome::error("the build container was removed by somebody else");
+                }
+                Err(error) => {
+                    tracing::warn!(build = started.name, %error, "lost the engine during a build");
+                    return Outcome::error("the Docker engine went away during the build");
+                }
+            }
+        }
+    }
+
+    /// Records what the hook writes until it ends, and stops it at its deadline. True if it had to.
+    async fn drain(
+        &self,
+        name: &str,
+        recorder: &mut Recorder,
+        output: &mut impl Output,
+        deadline: Instant,
+    ) -> bool {
+        let Err(_elapsed) = timeout_at(deadline, recorder.take(output)).await else {
+            return false;
+        };
+        let last_words = timeout(STOP_GRACE + EXIT_DELAY, recorder.take(output));
+        let (stopped, _) = tokio::join!(self.engine.stop(name, STOP_GRACE), last_words);
+        if let Err(error) = stopped {
+            tracing::warn!(build = name, %error, "a build that ran out of time cannot be stopped");
+        }
+        true
+    }
+
+    /// How the container ended; nothing if it still runs.
+    async fn ending(&self, name: &str, timed_out: bool) -> Result<Option<Ending>, EngineError> {
+        let give_up = Instant::now() + ENGINE_PATIENCE;
+        loop {
+            // Normally it has ended by now. If it has not, the inspection says so.
+            let _ = timeout(EXIT_DELAY, self.engine.wait(name)).await;
+            let (found, mark) = tokio::join!(
+                self.engine.inspect(name),
+                self.engine.read_file(name, container::END_MARK)
+            );
+            match (found, mark) {
+                (Ok(found), _) if found.phase == Phase::Running => return Ok(None),
+                (Ok(found), Ok(mark)) => {
+                    return Ok(Some(Ending {
+                        end_mark: mark.and_then(|content| container::parse_end_mark(&content)),
+                        exit_code: found.exit_code,
+                        oom_killed: found.oom_killed,
+                        timed_out,
+                    }));
+                }
+                (Err(EngineError::Gone(_)), _) | (_, Err(EngineError::Gone(_)))
+                    if Instant::now() < give_up =>
+                {
+                    sleep(ENGINE_RETRY).await;
+                }
+                (Err(error), _) | (_, Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// A build whose log cannot be kept is no build: stops it.
+    async fn without_log(&self, name: &str, error: &std::io::Error) -> Outcome {
+        tracing::error!(build = name, %error, "the log cannot be written");
+        if let Err(error) = self.engine.stop(name, STOP_GRACE).await {
+            tracing::warn!(build = name, %error, "a build without a log cannot be stopped");
+        }
+        Outcome::error("the log of the build cannot be written (is DATA_DIR full?)")
+    }
+
+    fn deadline(&self, started_at: SystemTime) -> Instant {
+        let ran_for = started_at.elapsed().unwrap_or_default();
+        Instant::now() + self.hook.timeout.saturating_sub(ran_for)
+    }
+}

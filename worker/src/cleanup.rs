@@ -1,0 +1,95 @@
+//! Removes what a build made: by label, in any state, as often as need be.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::try_join_all;
+use shared::build::BuildId;
+
+use crate::container::{self, BUILD_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL};
+use crate::engine::{Engine, EngineError};
+use crate::record::Records;
+
+/// Removes the container, the compose project's containers, networks, volumes and images, and the
+/// checkout. The checkout's volume goes last: while it is there, a sweep finds the build.
+///
+/// # Errors
+/// The engine does not answer, or something is still in use; what could be removed is gone.
+pub(crate) async fn remove(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
+    // The hook first, or it would go on making things.
+    engine.remove_container(&build.to_string()).await?;
+    remove_compose_project(engine, &build.compose_project()).await?;
+    engine.remove_volume(&container::volume_name(build)).await
+}
+
+async fn remove_compose_project(engine: &Engine, project: &str) -> Result<(), EngineError> {
+    let label = format!("{COMPOSE_PROJECT_LABEL}={project}");
+    let (containers, networks, volumes, images) = tokio::try_join!(
+        engine.containers(&label),
+        engine.networks(&label),
+        engine.volumes(&label),
+        engine.image_tags(&label),
+    )?;
+    try_join_all(
+        containers
+            .iter()
+            .map(|one| engine.remove_container(&one.name)),
+    )
+    .await?;
+    let networks = try_join_all(networks.iter().map(|one| engine.remove_network(&one.name)));
+    let volumes = try_join_all(volumes.iter().map(|one| engine.remove_volume(&one.name)));
+    // An image that has a name of its own, such as one to be pushed, is the hook's to keep.
+    let images = images.iter().filter(|tag| is_named_after(tag, project));
+    let images = try_join_all(images.map(|tag| engine.remove_image(tag)));
+    tokio::try_join!(networks, volumes, images).map(drop)
+}
+
+/// Whether compose made this name up: `<project>-<service>`, or with an underscore before v2.
+fn is_named_after(tag: &str, project: &str) -> bool {
+    tag.strip_prefix(project)
+        .is_some_and(|rest| rest.starts_with(['-', '_']))
+}
+
+/// Removes what is left of builds that this service has finished. What belongs to a build that it
+/// does not know may be another service's on the same engine.
+///
+/// # Errors
+/// The engine or the records cannot be read.
+pub(crate) async fn sweep(engine: &Engine, records: &Records) -> anyhow::Result<()> {
+    let (containers, volumes) =
+        tokio::try_join!(engine.containers(BUILD_LABEL), engine.volumes(BUILD_LABEL))?;
+    let left_over: BTreeSet<BuildId> = containers
+        .iter()
+        .chain(&volumes)
+        .filter(|object| !object.labels.contains_key(KEEP_LABEL))
+        .filter_map(|object| object.labels.get(BUILD_LABEL)?.parse().ok())
+        .collect();
+    for build in left_over {
+        let finished = records
+            .find(build)
+            .await?
+            .is_some_and(|known| known.finished.is_some());
+        if !finished {
+            continue;
+        }
+        match remove(engine, build).await {
+            Ok(()) => tracing::info!(%build, "removed what was left of a build"),
+            Err(error) => tracing::warn!(%build, %error, "cannot remove what is left of a build"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named_after;
+
+    #[test]
+    fn only_names_that_compose_made_up_are_the_projects() {
+        let project = "ci-0a1b";
+        assert!(is_named_after("ci-0a1b-web:latest", project));
+        assert!(is_named_after("ci-0a1b_web:latest", project));
+        for other in ["ci-0a1bc-web:latest", "team/app:latest", "ci-0a1b:latest"] {
+            assert!(!is_named_after(other, project), "{other}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The build container: its settings are data, made by one function and tested without an engine.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+    MountVolumeOptions,
+};
+use shared::build::{BuildId, BuildRequest, CommitSha, GitRef};
+use shared::config::HookConfig;
+
+/// The label that every object of a build carries; its value is the build's id.
+pub const BUILD_LABEL: &str = "compose-ci.build";
+/// The label of what a person wants to keep (`GARBAGE_COLLECT=0`).
+pub const KEEP_LABEL: &str = "compose-ci.keep";
+/// The label that compose gives to all that belongs to a project.
+pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
+
+/// Where the checkout is mounted besides its own host path, for `docker cp <uuid>:/tarball .`
+pub(crate) const TARBALL_DIR: &str = "/tarball";
+/// Where the hook finds the engine.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Where the wrapper writes the hook's exit code. Every user of every image can write there.
+pub(crate) const END_MARK: &str = "/tmp/.compose-ci-end";
+
+/// Runs the hook and writes the end mark. It is the container's first process, so it must pass a
+/// TERM on itself: the kernel gives the first process no default action for it, and shells do
+/// not forward signals. `wait` returns early when a signal comes, hence the loop.
+const WRAPPER: &str = r#"
+rm -f "$0"
+trap 'kill -TERM -1' TERM INT
+sh -c "$HOOK" &
+hook=$!
+while :; do
+  wait "$hook"
+  code=$?
+  kill -0 "$hook" 2>/dev/null || break
+done
+echo "$code" > "$0"
+exit "$code"
+"#;
+
+/// What one build's container is made from, besides the service's settings.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) commit: &'a CommitSha,
+    /// The image to run in.
+    pub(crate) image: &'a str,
+    /// The checkout volume's path on the engine's host.
+    pub(crate) checkout: &'a Path,
+    /// The engine's socket on the engine's host.
+    pub(crate) socket: &'a Path,
+    /// The page of the build.
+    pub(crate) build_url: Option<&'a str>,
+}
+
+/// The name of the build's checkout volume.
+pub fn volume_name(build: BuildId) -> String {
+    format!("compose-ci-{build}")
+}
+
+/// The labels of everything that this program itself makes for a build.
+pub(crate) fn labels(build: BuildId, keep: bool) -> HashMap<String, String> {
+    let mut labels = HashMap::from([(BUILD_LABEL.to_owned(), build.to_string())]);
+    if keep {
+        labels.insert(KEEP_LABEL.to_owned(), "1".to_owned());
+    }
+    labels
+}
+
+/// The engine's body to create the build container with.
+pub(crate) fn create_body(plan: &Plan<'_>, hook: &HookConfig) -> ContainerCreateBody {
+    let checkout = plan.checkout.to_string_lossy().into_owned();
+    let shell = ["/bin/sh", "-c", WRAPPER, END_MARK];
+    ContainerCreateBody {
+        image: Some(plan.image.to_owned()),
+        entrypoint: Some(shell.map(str::to_owned).to_vec()),
+        cmd: Some(Vec::new()),
+        working_dir: Some(checkout),
+        env: Some(environment(plan, hook)),
+        labels: Some(labels(plan.request.id, !hook.garbage_collect)),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        // The service's image has a health check for the service.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..Default::default()
+        }),
+        host_config: Some(host_config(plan, hook)),
+        ..Default::default()
+    }
+}
+
+fn host_config(plan: &Plan<'_>, hook: &HookConfig) -> HostConfig {
+    let memory = hook.memory_bytes.map(saturating_i64);
+    HostConfig {
+        mounts: Some(mounts(plan)),
+        log_config: Some(engine_log(hook.log_limit_bytes)),
+        memory,
+        // The same value means: no swap on top. A build that swaps is a host that stands still.
+        memory_swap: memory,
+        nano_cpus: hook.nano_cpus,
+        pids_limit: Some(hook.pids),
+        ..Default::default()
+    }
+}
+
+/// The checkout at its own host path, so that a path in the build container is the same path on
+/// the engine's host and compose's bind mounts work; and again at `/tarball`.
+fn mounts(plan: &Plan<'_>) -> Vec<Mount> {
+    let volume = volume_name(plan.request.id);
+    let checkout_at = |target: &str| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.clone()),
+        target: Some(target.to_owned()),
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let socket = Mount {
+        typ: Some(MountType::BIND),
+        source: Some(plan.socket.to_string_lossy().into_owned()),
+        target: Some(DOCKER_SOCKET.to_owned()),
+        ..Default::default()
+    };
+    vec![
+        checkout_at(&plan.checkout.to_string_lossy()),
+        checkout_at(TARBALL_DIR),
+        socket,
+    ]
+}
+
+/// The engine's own copy of the log, for `docker logs <uuid>`, with a cap.
+fn engine_log(limit_bytes: u64) -> HostConfigLogConfig {
+    let options = [
+        ("max-size", limit_bytes.to_string()),
+        ("max-file", "2".to_owned()),
+        ("compress", "false".to_owned()),
+    ];
+    HostConfigLogConfig {
+        typ: Some("local".to_owned()),
+        config: Some(options.map(|(key, value)| (key.to_owned(), value)).into()),
+    }
+}
+
+/// What the hook finds in its environment. Somebody else's text, such as a branch's name, stands
+/// here as a value and nowhere in a command.
+fn environment(plan: &Plan<'_>, hook: &HookConfig) -> Vec<String> {
+    let mut env: BTreeMap<&str, &str> = hook
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let id = plan.request.id.to_string();
+    let project = plan.request.id.compose_project();
+    env.extend([
+        ("HOOK", hook.command.as_str()),
+        ("CI", "true"),
+        ("FORCE_COLOR", "1"),
+        ("CLICOLOR_FORCE", "1"),
+        ("COMPOSE_PROJECT_NAME", project.as_str()),
+        ("build_id", id.as_str()),
+        ("repo", plan.request.repo.as_str()),
+        ("commit", plan.commit.as_str()),
+        ("short_commit", plan.commit.short()),
+    ]);
+    env.extend(plan.build_url.map(|url| ("build_url", url)));
+    env.extend(plan.request.git_ref.as_ref().map(|git_ref| match git_ref {
+        GitRef::Branch(name) => ("branch", name.as_str()),
+        GitRef::Tag(name) => ("tag", name.as_str()),
+    }));
+    env.iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+/// The exit code in an end mark.
+pub(crate) fn parse_end_mark(content: &[u8]) -> Option<i64> {
+    std::str::from_utf8(content).ok()?.trim_end().parse().ok()
+}
+
+fn saturating_i64(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Where the service looks for the engine's socket when the engine is on another host.
+pub(crate) fn default_socket() -> PathBuf {
+    DOCKER_SOCKET.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn hook() -> HookConfig {
+        HookConfig {
+            command: "make test".into(),
+            env: BTreeMap::from([
+                ("AWS_REGION".to_owned(), "eu-west-1".to_owned()),
+                ("commit".to_owned(), "not this one".to_owned()),
+            ]),
+            image: None,
+            timeout: Duration::from_secs(60),
+            memory_bytes: Some(1 << 30),
+            nano_cpus: Some(1_500_000_000),
+            pids: 4096,
+            log_limit_bytes: 64 << 20,
+            garbage_collect: true,
+        }
+    }
+
+    fn body(git_ref: Option<&str>, hook: &HookConfig) -> ContainerCreateBody {
+        let request = BuildRequest {
+            id: "67e55044-10b1-426f-9247-bb680e5fe0c8"
+                .parse()
+                .expect("uuid"),
+            repo: "octo/hello".parse().expect("repo"),
+            revision: "main".parse().expect("revision"),
+            git_ref: git_ref.map(|text| text.parse().expect("ref")),
+        };
+        let plan = Plan {
+            request: &request,
+            commit: &"0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
+                .parse()
+                .expect("sha"),
+            image: "compose-ci",
+            checkout: Path::new("/var/lib/docker/volumes/x/_data"),
+            socket: Path::new("/run/user/1000/docker.sock"),
+            build_url: Some("https://ci.example.org/builds/67e55044"),
+        };
+        create_body(&plan, hook)
+    }
+
+    #[test]
+    fn the_hook_finds_its_commit_in_the_environment() {
+        let env = body(Some("refs/heads/$(reboot)"), &hook())
+            .env
+            .expect("env");
+        insta::assert_snapshot!(env.join("\n"), @r"
+        AWS_REGION=eu-west-1
+        CI=true
+        CLICOLOR_FORCE=1
+        COMPOSE_PROJECT_NAME=ci-67e5504410b1426f9247bb680e5fe0c8
+        FORCE_COLOR=1
+        HOOK=make test
+        branch=$(reboot)
+        build_id=67e55044-10b1-426f-9247-bb680e5fe0c8
+        build_url=https://ci.example.org/builds/67e55044
+        commit=0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c
+        repo=octo/hello
+        short_commit=0d1a26e
+        ");
+        let tag = body(Some("refs/tags/v1"), &hook()).env.expect("env");
+        assert!(tag.contains(&"tag=v1".to_owned()), "{tag:?}");
+    }
+
+    #[test]
+    fn somebody_elses_text_is_in_no_command() {
+        let hostile = body(Some("refs/heads/$(reboot)"), &hook());
+        assert_eq!(hostile.entrypoint, body(None, &hook()).entrypoint);
+        assert_eq!(hostile.cmd, Some(vec![]));
+    }
+
+    #[test]
+    fn the_checkout_is_the_working_directory_at_its_own_host_path() {
+        let body = body(None, &hook());
+        let checkout = "/var/lib/docker/volumes/x/_data";
+        assert_eq!(body.working_dir.as_deref(), Some(checkout));
+        let host = body.host_config.expect("host config");
+        let mounts: Vec<_> = host
+            .mounts
+            .expect("mounts")
+            .into_iter()
+            .map(|mount| (mount.source.expect("source"), mount.target.expect("target")))
+            .collect();
+        let volume = "compose-ci-67e55044-10b1-426f-9247-bb680e5fe0c8";
+        assert_eq!(
+            mounts,
+            [
+                (volume.into(), checkout.into()),
+                (volume.into(), "/tarball".into()),
+                (
+                    "/run/user/1000/docker.sock".into(),
+                    "/var/run/docker.sock".into()
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_limits_are_the_configured_ones() {
+        let host = body(None, &hook()).host_config.expect("host config");
+        assert_eq!(host.memory, Some(1 << 30));
+        assert_eq!(host.memory_swap, host.memory);
+        assert_eq!(host.nano_cpus, Some(1_500_000_000));
+        assert_eq!(host.pids_limit, Some(4096));
+        let log = host.log_config.expect("log").config.expect("options");
+        assert_eq!(log["max-size"], (64 << 20).to_string());
+    }
+
+    #[test]
+    fn what_is_kept_says_so() {
+        let keep = HookConfig {
+            garbage_collect: false,
+            ..hook()
+        };
+        assert!(
+            body(None, &keep)
+                .labels
+                .expect("labels")
+                .contains_key(KEEP_LABEL)
+        );
+        assert!(
+            !body(None, &hook())
+                .labels
+                .expect("labels")
+                .contains_key(KEEP_LABEL)
+        );
+    }
+
+    #[test]
+    fn an_end_mark_is_one_number() {
+        assert_eq!(parse_end_mark(b"0\n"), Some(0));
+        assert_eq!(parse_end_mark(b"137\n"), Some(137));
+        for bad in [&b""[..], b"\n", b"x", b"\xff"] {
+            assert_eq!(parse_end_mark(bad), None);
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! The Docker engine, as far as a build needs it. No type of the client library leaves this file,
+//! but for the body that creates a container ([`crate::container`]).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, VolumeCreateRequest};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+    ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, RemoveVolumeOptionsBuilder,
+    StopContainerOptionsBuilder, UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use shared::config::EngineConfig;
+
+/// How long the engine may take to answer a call. A busy disk makes it slow; an engine that takes
+/// longer than this hangs.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the engine may take to answer an upload or a pull, which last as long as their data.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// A connection to a Docker engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+}
+
+/// Why the engine did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is nothing of that name.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// Something of that name exists, or is in use.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The engine answered that it cannot.
+    #[error("the Docker engine refused: {0}")]
+    Refused(String),
+    /// The engine did not answer, or not in time.
+    #[error("the Docker engine does not answer: {0}")]
+    Gone(String),
+}
+
+type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+/// What the engine knows of a container.
+#[derive(Debug, Clone)]
+pub struct ContainerInfo {
+    /// Its labels.
+    pub labels: HashMap<String, String>,
+    /// The image it was made from, by id.
+    pub image_id: Option<String>,
+    /// What is mounted: path in the container → path on the engine's host.
+    pub mounts: HashMap<PathBuf, PathBuf>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When it was last started.
+    pub started_at: Option<SystemTime>,
+    /// The exit code of its last end.
+    pub exit_code: i64,
+    /// Whether the kernel killed a process of it for want of memory.
+    pub oom_killed: bool,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Made, never started.
+    Created,
+    /// Started, not ended.
+    Running,
+    /// Ended.
+    Exited,
+}
+
+/// Something on the engine that carries labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labelled {
+    /// What it is removed by.
+    pub name: String,
+    /// Its labels.
+    pub labels: HashMap<String, String>,
+}
+
+impl Engine {
+    /// Prepares the connection; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The socket does not exist, or the certificates cannot be used.
+    pub fn new(config: &EngineConfig) -> Result<Self> {
+        let timeout = CALL_DEADLINE.as_secs();
+        let docker = match config {
+            EngineConfig::Unix { socket } => {
+                Docker::connect_with_unix(&socket.to_string_lossy(), timeout, API_DEFAULT_VERSION)
+            }
+            EngineConfig::Tcp { address, tls: None } => {
+                Docker::connect_with_http(address, timeout, API_DEFAULT_VERSION)
+            }
+            EngineConfig::Tcp {
+                address,
+                tls: Some(directory),
+            } => Docker::connect_with_ssl(
+                address,
+                &directory.join("key.pem"),
+                &directory.join("cert.pem"),
+                &directory.join("ca.pem"),
+                timeout,
+                API_DEFAULT_VERSION,
+            ),
+        };
+        Ok(Self { docker: docker? })
+    }
+
+    /// Asks the engine which version of the API it speaks, and speaks no newer one from now on.
+    ///
+    /// # Errors
+    /// [`EngineError::Gone`].
+    pub async fn negotiate(self) -> Result<Self> {
+        let docker = in_time(self.docker.negotiate_version()).await?;
+        Ok(Self { docker })
+    }
+
+    /// Makes a volume, or finds the one of this name, and tells its path on the engine's host.
+    pub(crate) async fn create_volume(
+        &self,
+        name: &str,
+        labels: HashMap<String, String>,
+    ) -> Result<PathBuf> {
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(labels),
+            ..Default::default()
+        };
+        let volume = in_time(self.docker.create_volume(request)).await?;
+        Ok(volume.mountpoint.into())
+    }
+
+    /// Makes a container. The name is taken: [`EngineError::Conflict`]; the image is missing:
+    /// [`EngineError::NotFound`].
+    pub(crate) async fn create_container(
+        &self,
+        name: &str,
+        body: ContainerCreateBody,
+    ) -> Result<()> {
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        in_time(self.docker.create_container(Some(options), body))
+            .await
+            .map(drop)
+    }
+
+    /// Fetches an image from its registry.
+    pub(crate) async fn pull(&self, image: &str) -> Result<()> {
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(&tagged(image))
+            .build();
+        let patient = self.docker.clone().with_timeout(TRANSFER_DEADLINE);
+        let mut progress = patient.create_image(Some(options), None, None);
+        while let Some(step) = progress.next().await {
+            step?;
+        }
+        Ok(())
+    }
+
+    /// Unpacks a tar into a directory of a container, wherever the engine is.
+    pub(crate) async fn upload(
+        &self,
+        container: &str,
+        directory: &str,
+        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        let options = UploadToContainerOptionsBuilder::default()
+            .path(directory)
+            .build();
+        let patient = self.docker.clone().with_timeout(TRANSFER_DEADLINE);
+        let body = bollard::body_try_stream(tar);
+        Ok(patient
+            .upload_to_container(container, Some(options), body)
+            .await?)
+    }
+
+    /// The first file in what the engine packs of this path; nothing if the path does not exist.
+    pub(crate) async fn read_file(&self, container: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let options = DownloadFromContainerOptionsBuilder::default()
+            .path(path)
+            .build();
+        let chunks = self
+            .docker
+            .download_from_container(container, Some(options));
+        let packed = in_time(chunks.try_fold(Vec::new(), |mut all, chunk| async move {
+            all.extend_from_slice(&chunk);
+            Ok(all)
+        }));
+        match packed.await {
+            Ok(packed) => Ok(first_file(&packed)),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Follows what a container writes from now on; attached before the start, that is all of it.
+    pub(crate) async fn attach(&self, container: &str) -> Result<impl Output> {
+        let options = AttachContainerOptionsBuilder::default()
+            .stream(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        let attached = in_time(self.docker.attach_container(container, Some(options))).await?;
+        Ok(frames(attached.output))
+    }
+
+    /// What a container wrote since it was made, and what it will write until it ends.
+    pub(crate) fn logs(&self, container: &str) -> impl Output {
+        let options = LogsOptionsBuilder::default()
+            .follow(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        frames(self.docker.logs(container, Some(options)))
+    }
+
+    /// Starts a container; starting a running one is no error.
+    pub(crate) async fn start(&self, container: &str) -> Result<()> {
+        in_time(self.docker.start_container(container, None)).await
+    }
+
+    /// Asks a container to end (TERM) and ends it (KILL) after `grace`.
+    pub(crate) async fn stop(&self, container: &str, grace: Duration) -> Result<()> {
+        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::default().t(seconds).build();
+        in_time(self.docker.stop_container(container, Some(options))).await
+    }
+
+    /// Waits, for ever if need be, until a container does not run.
+    pub(crate) async fn wait(&self, container: &str) -> Result<()> {
+        let options = WaitContainerOptionsBuilder::default()
+            .condition("not-running")
+            .build();
+        let mut answers = self.docker.wait_container(container, Some(options));
+        match answers.next().await {
+            // The client makes an error of every exit code that is not 0.
+            Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(EngineError::Gone("the connection was closed".into())),
+        }
+    }
+
+    /// What the engine knows of a container.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], or the engine does not answer.
+    pub async fn inspect(&self, container: &str) -> Result<ContainerInfo> {
+        let found = in_time(self.docker.inspect_container(container, None)).await?;
+        let state = found.state.unwrap_or_default();
+        let mounts = found.mounts.unwrap_or_default().into_iter();
+        Ok(ContainerInfo {
+            labels: found
+                .config
+                .and_then(|config| config.labels)
+                .unwrap_or_default(),
+            image_id: found.image,
+            mounts: mounts
+                .filter_map(|mount| Some((mount.destination?.into(), mount.source?.into())))
+                .collect(),
+            phase: match state.status {
+                Some(ContainerStateStatusEnum::CREATED) => Phase::Created,
+                Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD) => {
+                    Phase::Exited
+                }
+                _ => Phase::Running,
+            },
+            started_at: state
+                .started_at
+                .and_then(|at| humantime::parse_rfc3339(&at).ok()),
+            exit_code: state.exit_code.unwrap_or_default(),
+            oom_killed: state.oom_killed.unwrap_or_default(),
+        })
+    }
+
+    /// The containers with a label (`name` or `name=value`), ended ones included.
+    pub(crate) async fn containers(&self, label: &str) -> Result<Vec<Labelled>> {
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&by_label(label))
+            .build();
+        let found = in_time(self.docker.list_containers(Some(options))).await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|one| labelled(one.id?, one.labels))
+            .collect())
+    }
+
+    /// The volumes with a label.
+    pub(crate) async fn volumes(&self, label: &str) -> Result<Vec<Labelled>> {
+        let options = ListVolumesOptionsBuilder::default()
+            .filters(&by_label(label))
+            .build();
+        let found = in_time(self.docker.list_volumes(Some(options))).await?;
+        let volumes = found.volumes.unwrap_or_default().into_iter();
+        Ok(volumes
+            .filter_map(|one| labelled(one.name, Some(one.labels)))
+            .collect())
+    }
+
+    /// The networks with a label.
+    pub(crate) async fn networks(&self, label: &str) -> Result<Vec<Labelled>> {
+        let options = ListNetworksOptionsBuilder::default()
+            .filters(&by_label(label))
+            .build();
+        let found = in_time(self.docker.list_networks(Some(options))).await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|one| labelled(one.id?, one.labels))
+            .collect())
+    }
+
+    /// The tags of the images with a label.
+    pub(crate) async fn image_tags(&self, label: &str) -> Result<Vec<String>> {
+        let options = ListImagesOptionsBuilder::default()
+            .filters(&by_label(label))
+            .build();
+        let found = in_time(self.docker.list_images(Some(options))).await?;
+        Ok(found
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .collect())
+    }
+
+    /// Removes a container, running or not, with its anonymous volumes. Gone already is fine.
+    pub(crate) async fn remove_container(&self, container: &str) -> Result<()> {
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        gone_is_fine(in_time(self.docker.remove_container(container, Some(options))).await)
+    }
+
+    /// Removes a volume. Gone already is fine.
+    pub(crate) async fn remove_volume(&self, volume: &str) -> Result<()> {
+        let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+        gone_is_fine(in_time(self.docker.remove_volume(volume, Some(options))).await)
+    }
+
+    /// Removes a network. Gone already is fine.
+    pub(crate) async fn remove_network(&self, network: &str) -> Result<()> {
+        gone_is_fine(in_time(self.docker.remove_network(network)).await)
+    }
+
+    /// Removes a tag, and the image with its last tag. Gone already is fine.
+    pub(crate) async fn remove_image(&self, tag: &str) -> Result<()> {
+        let options = RemoveImageOptionsBuilder::default().build();
+        let removed = in_time(self.docker.remove_image(tag, Some(options), None)).await;
+        gone_is_fine(removed.map(drop))
+    }
+}
+
+/// What a container writes, standard output and standard error in order.
+pub(crate) trait Output: Stream<Item = Result<Bytes>> + Send + Unpin + 'static {}
+
+impl<S: Stream<Item = Result<Bytes>> + Send + Unpin + 'static> Output for S {}
+
+fn frames(output: impl Stream<Item = Result<LogOutput, Error>> + Send + 'static) -> impl Output {
+    Box::pin(output.map(|frame| Ok(frame?.into_bytes())))
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T> {
+    match tokio::time::timeout(CALL_DEADLINE, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(EngineError::Gone(format!(
+            "no answer for {CALL_DEADLINE:?}"
+        ))),
+    }
+}
+
+fn gone_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(EngineError::NotFound(_)) => Ok(()),
+        other => other,
+    }
+}
+
+impl From<Error> for EngineError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError {
+                status_code: 404,
+                message,
+            } => Self::NotFound(message),
+            Error::DockerResponseServerError {
+                status_code: 409,
+                message,
+            } => Self::Conflict(message),
+            Error::DockerResponseServerError { message, .. }
+            | Error::DockerStreamError { error: message } => Self::Refused(message),
+            other => Self::Gone(format!("{:#}", anyhow::Error::new(other))),
+        }
+    }
+}
+
+fn by_label(label: &str) -> HashMap<&'static str, Vec<String>> {
+    HashMap::from([("label", vec![label.to_owned()])])
+}
+
+fn labelled(name: String, labels: Option<HashMap<String, String>>) -> Option<Labelled> {
+    Some(Labelled {
+        name,
+        labels: labels.unwrap_or_default(),
+    })
+}
+
+/// The image with a tag: without one the engine would pull every tag that there is.
+fn tagged(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+fn first_file(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut archive = tar::Archive::new(packed);
+    let mut entry = archive.entries().ok()?.next()?.ok()?;
+    let mut content = Vec::new();
+    std::io::Read::read_to_end(&mut entry, &mut content).ok()?;
+    Some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_means_the_latest() {
+        for (image, pulled) in [
+            ("app", "app:latest"),
+            ("app:1", "app:1"),
+            ("registry:5000/team/app", "registry:5000/team/app:latest"),
+            ("app@sha256:00", "app@sha256:00"),
+        ] {
+            assert_eq!(tagged(image), pulled);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The way of one delivery: pending status → build → report → cleanup, then settle or give back.
+//!
+//! Read [`Job::work_on`] first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
+use shared::queue::MAX_RECEIVES;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::build::Builder;
+use crate::cleanup;
+use crate::github::{CommitStatus, Github, State};
+use crate::mail::Mailer;
+use crate::outcome::{Obstacle, Outcome};
+use crate::record::{Build, RecordError, Records, Report};
+use crate::report::Links;
+
+/// The first wait before a commit is tried again; it doubles with every receive.
+const RETRY_DELAY: Duration = Duration::from_secs(15);
+/// The first wait before the pending status is posted again; it doubles as well.
+const PENDING_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How often what a build made is tried to be removed before it is left to the next sweep.
+const CLEANUP_ATTEMPTS: u32 = 3;
+const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Works on deliveries. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub(crate) builder: Builder,
+    pub(crate) records: Records,
+    pub(crate) github: Github,
+    pub(crate) mailer: Mailer,
+    pub(crate) links: Links,
+    /// Rung when a report is owed.
+    pub(crate) bell: Arc<Notify>,
+}
+
+/// What is to become of the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done with: what it leads to is stored.
+    Settle,
+    /// It is to be received again, after this time.
+    GiveBack(Duration),
+}
+
+impl Job {
+    /// Works on one delivery of a request that was received this often.
+    ///
+    /// # Errors
+    /// The records cannot be read or written; the delivery is to be given back.
+    pub async fn work_on(
+        &self,
+        request: &BuildRequest,
+        receives: u32,
+    ) -> Result<Verdict, RecordError> {
+        let build = self.records.begin(request).await?;
+        if build.finished.is_some() {
+            return self.report_again(&build).await;
+        }
+        match self.attempt(&build, receives > 1).await? {
+            Ok(outcome) => {
+                self.finish(&build, &outcome).await?;
+                self.clean_up(request.id).await;
+                Ok(Verdict::Settle)
+            }
+            Err(reason) if receives >= MAX_RECEIVES => self.give_up(request, &reason).await,
+            Err(reason) => {
+                tracing::warn!(build = %request.id, reason, receives, "cannot build now");
+                let delay = RETRY_DELAY * 2u32.saturating_pow(receives.saturating_sub(1));
+                Ok(Verdict::GiveBack(delay))
+            }
+        }
+    }
+
+    /// Ends a build that was received too often: its last trouble is its outcome.
+    ///
+    /// # Errors
+    /// The records cannot be read or written.
+    pub async fn give_up(
+        &self,
+        request: &BuildRequest,
+        reason: &str,
+    ) -> Result<Verdict, RecordError> {
+        let build = self.records.begin(request).await?;
+        if build.finished.is_none() {
+            let reason = format!("gave up after {MAX_RECEIVES} attempts ({reason})");
+            let build = self.with_commit(build).await?;
+            self.finish(&build, &Outcome::error(reason)).await?;
+            self.clean_up(request.id).await;
+        }
+        Ok(Verdict::Settle)
+    }
+
+    /// Builds, with a pending status beside it. The inner error is infrastructure that broke.
+    async fn attempt(
+        &self,
+        build: &Build,
+        maybe_announced: bool,
+    ) -> Result<Result<Outcome, String>, RecordError> {
+        let request = &build.request;
+        let commit = match self.commit_of(request).await {
+            Ok(commit) => commit,
+            Err(Obstacle::Permanent(reason)) => return Ok(Ok(Outcome::error(reason))),
+            Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
+        };
+        self.records.set_commit(request.id, &commit).await?;
+        let page = self.links.build_page(request.id);
+        tracing::info!(build = %request.id, repo = %request.repo, %commit, "building");
+
+        // The final status must not be overtaken by the pending one: no new attempt to post it
+        // begins once the build has ended, and one that is under way is waited for.
+        let ended = CancellationToken::new();
+        let build = async {
+            let result = self.builder.build(request, &commit, page.as_deref()).await;
+            ended.cancel();
+            result
+        };
+        let announce = self.announce(request, &commit, maybe_announced, &ended);
+        let (result, ()) = tokio::join!(build, announce);
+        Ok(result)
+    }
+
+    /// The commit that was asked for, by name or by itself.
+    async fn commit_of(&self, request: &BuildRequest) -> Result<CommitSha, Obstacle> {
+        match &request.revision {
+            Revision::Commit(sha) => Ok(sha.clone()),
+            Revision::Name(name) => Ok(self.github.resolve(&request.repo, name).await?),
+        }
+    }
+
+    /// The build with its commit, if that can be known without asking anybody.
+    async fn with_commit(&self, mut build: Build) -> Result<Build, RecordError> {
+        if let (None, Revision::Commit(sha)) = (&build.commit, &build.request.revision) {
+            self.records.set_commit(build.request.id, sha).await?;
+            build.commit = Some(sha.clone());
+        }
+        Ok(build)
+    }
+
+    /// Posts the pending status. It is worth a few attempts while the build runs, and no more.
+    async fn announce(
+        &self,
+        request: &BuildRequest,
+        commit: &CommitSha,
+        mut maybe_posted: bool,
+        ended: &CancellationToken,
+    ) {
+        let status = CommitStatus {
+            state: State::Pending,
+            description: Some("building".to_owned()),
+            target_url: self.links.build_page(request.id),
+        };
+        let mut delay = PENDING_RETRY_DELAY;
+        loop {
+            let posted = self
+                .github
+                .post_status(&request.repo, commit, &status, maybe_posted)
+                .await;
+            let Err(error) = posted else { return };
+            tracing::warn!(build = %request.id, %error, "cannot post the pending status");
+            if !error.is_transient() {
+                return;
+            }
+            let wait = error.retry_after().unwrap_or(delay);
+            if ended
+                .run_until_cancelled(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
+                return;
+            }
+            maybe_posted = true;
+            delay *= 2;
+        }
+    }
+
+    /// Stores the outcome together with the reports that it owes.
+    async fn finish(&self, build: &Build, outcome: &Outcome) -> Result<(), RecordError> {
+        let id = build.request.id;
+        tracing::info!(build = %id, repo = %build.request.repo, ?outcome, "finished");
+        let previous = self.records.outcome_before(build).await?;
+        let mut reports = vec![Report::Status];
+        if self.mailer.wants(outcome, previous.as_ref()) {
+            reports.push(Report::Mail);
+        }
+        self.records.finish(id, outcome, reports).await?;
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// The redelivery of a finished build posts the stored result again and runs nothing.
+    async fn report_again(&self, build: &Build) -> Result<Verdict, RecordError> {
+        tracing::info!(build = %build.request.id, "finished before; reporting its result again");
+        self.records
+            .owe_again(build.request.id, Report::Status)
+            .await?;
+        self.bell.notify_one();
+        self.clean_up(build.request.id).await;
+        Ok(Verdict::Settle)
+    }
+
+    /// Removes what the build made. What cannot be removed now is left to the next sweep.
+    async fn clean_up(&self, id: BuildId) {
+        if !self.builder.hook.garbage_collect {
+            return;
+        }
+        for attempt in 1..=CLEANUP_ATTEMPTS {
+            match cleanup::remove(&self.builder.engine, id).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(build = %id, %error, attempt, "cannot clean up"),
+            }
+            tokio::time::sleep(CLEANUP_RETRY_DELAY * attempt).await;
+        }
+    }
+}

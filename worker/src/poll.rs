@@ -1,0 +1,363 @@
+//! The loop: lease → slot → heartbeat, until the process is asked to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use shared::config::{ConfigError, EngineConfig, WorkerConfig};
+use shared::queue::{Delivery, Lease, Queue, QueueError, VISIBILITY_TIMEOUT};
+use shared::shutdown::Shutdown;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::build::Builder;
+use crate::cleanup;
+use crate::engine::Engine;
+use crate::github::Github;
+use crate::job::{Job, Verdict};
+use crate::log;
+use crate::mail::Mailer;
+use crate::mask::Secrets;
+use crate::record::Records;
+use crate::report::{Links, Reporter};
+use crate::surroundings::Surroundings;
+
+/// How long one receive waits for a message: the longest that SQS allows.
+const RECEIVE_WAIT: Duration = Duration::from_secs(20);
+/// A lease is extended well before it ends, so that one lost attempt does not lose it.
+const HEARTBEAT: Duration = Duration::from_secs(VISIBILITY_TIMEOUT.as_secs() / 3);
+/// How long to wait after the queue, the records or the engine failed.
+const TROUBLE_DELAY: Duration = Duration::from_secs(5);
+/// How long a worker that stops still tries to send its last reports.
+const LAST_REPORTS: Duration = Duration::from_secs(2);
+/// A dead letter that cannot be read is told again after this time: the longest that SQS allows.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(12 * 60 * 60);
+/// How often leftovers of finished builds are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+/// A worker, configured and not yet running.
+#[derive(Debug)]
+pub struct Worker {
+    config: WorkerConfig,
+    engine: Engine,
+    github: Github,
+    mailer: Mailer,
+    records: Records,
+    links: Links,
+}
+
+impl Worker {
+    /// Opens the records and prepares the clients. The engine need not answer yet.
+    ///
+    /// # Errors
+    /// A setting cannot be used; the message names it.
+    pub fn new(config: WorkerConfig) -> anyhow::Result<Self> {
+        let logs = log::directory(&config.data_dir);
+        std::fs::create_dir_all(&logs).with_context(|| format!("DATA_DIR: {}", logs.display()))?;
+        Ok(Self {
+            engine: connect(&config.engine)?,
+            github: Github::new(&config.github)?,
+            mailer: Mailer::new(&config.mail)?,
+            records: Records::open(&config.data_dir)?,
+            links: links(&config),
+            config,
+        })
+    }
+
+    /// What is known of all builds, for the log pages.
+    pub fn records(&self) -> Records {
+        self.records.clone()
+    }
+
+    /// Where people look, for the log pages.
+    pub fn links(&self) -> Links {
+        self.links.clone()
+    }
+
+    /// Builds what comes from the queue until the process is asked to stop.
+    ///
+    /// # Errors
+    /// There is no image to build in.
+    pub async fn run(self, queue: Queue, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let drain = &shutdown.drain;
+        let Some(engine) = drain.run_until_cancelled(self.engine_that_answers()).await else {
+            return Ok(());
+        };
+        let bell = Arc::new(Notify::new());
+        let job = self.job(engine, Arc::clone(&bell)).await?;
+        let reporter = self.reporter(bell);
+        let slots = Slots::new(job.clone(), self.config.concurrency);
+        tokio::select! {
+            () = slots.run(&queue, drain, self.config.drain_timeout) => {}
+            () = tell_dead_letters(&job, &queue) => {}
+            () = reporter.run() => {}
+            () = sweep_regularly(&job.builder.engine, &self.records) => {}
+            () = shutdown.abort.cancelled() => return Ok(()),
+        }
+        // What the last builds owe, if it can be sent at once; the next start sends the rest.
+        let _ = timeout(LAST_REPORTS, reporter.send_all_due()).await;
+        Ok(())
+    }
+
+    /// Waits until the engine answers.
+    async fn engine_that_answers(&self) -> Engine {
+        loop {
+            match self.engine.clone().negotiate().await {
+                Ok(engine) => return engine,
+                Err(error) => tracing::warn!(%error, "waiting for the Docker engine"),
+            }
+            sleep(TROUBLE_DELAY).await;
+        }
+    }
+
+    async fn job(&self, engine: Engine, bell: Arc<Notify>) -> anyhow::Result<Job> {
+        let surroundings = Surroundings::find(&engine, &self.config).await?;
+        Ok(Job {
+            builder: Builder {
+                engine,
+                github: self.github.clone(),
+                hook: self.config.hook.clone(),
+                image: surroundings.image,
+                socket: surroundings.socket,
+                data_dir: self.config.data_dir.clone(),
+                secrets: Secrets::new(&self.config.secrets),
+            },
+            records: self.records.clone(),
+            github: self.github.clone(),
+            mailer: self.mailer.clone(),
+            links: self.links.clone(),
+            bell,
+        })
+    }
+
+    fn reporter(&self, bell: Arc<Notify>) -> Reporter {
+        Reporter {
+            records: self.records.clone(),
+            github: self.github.clone(),
+            mailer: self.mailer.clone(),
+            links: self.links.clone(),
+            data_dir: self.config.data_dir.clone(),
+            containers_kept: !self.config.hook.garbage_collect,
+            bell,
+        }
+    }
+}
+
+/// The builds of one worker: as many at a time as there are slots.
+struct Slots {
+    job: Job,
+    free: Arc<Semaphore>,
+    builds: JoinSet<()>,
+}
+
+impl Slots {
+    fn new(job: Job, concurrency: usize) -> Self {
+        Self {
+            job,
+            free: Arc::new(Semaphore::new(concurrency)),
+            builds: JoinSet::new(),
+        }
+    }
+
+    /// Takes deliveries until asked to stop, then waits for the builds that run. What still runs
+    /// after the drain time is left alone: its container goes on, and the next start adopts it.
+    async fn run(mut self, queue: &Queue, drain: &CancellationToken, drain_timeout: Duration) {
+        while let Some(slots) = drain.run_until_cancelled(self.free_slots()).await {
+            let received = queue.receive(slots.len(), RECEIVE_WAIT);
+            match drain.run_until_cancelled(received).await {
+                Some(Ok(deliveries)) => self.begin(deliveries, slots),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "cannot receive from the queue");
+                    drain.run_until_cancelled(sleep(TROUBLE_DELAY)).await;
+                }
+                None => break,
+            }
+        }
+        let all = async { while self.builds.join_next().await.is_some() {} };
+        if timeout(drain_timeout, all).await.is_err() {
+            tracing::info!(
+                builds = self.builds.len(),
+                "left running for the next start"
+            );
+        }
+    }
+
+    /// All slots that are free, as soon as there is one.
+    async fn free_slots(&mut self) -> Vec<OwnedSemaphorePermit> {
+        while self.builds.try_join_next().is_some() {}
+        let first = Arc::clone(&self.free).acquire_owned().await;
+        let mut slots = vec![first.expect("the semaphore is never closed")];
+        while let Ok(another) = Arc::clone(&self.free).try_acquire_owned() {
+            slots.push(another);
+        }
+        slots
+    }
+
+    fn begin(&mut self, deliveries: Vec<Delivery>, slots: Vec<OwnedSemaphorePermit>) {
+        for (delivery, slot) in deliveries.into_iter().zip(slots) {
+            let job = self.job.clone();
+            self.builds.spawn(async move {
+                handle(&job, delivery).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+/// Works on one delivery while its lease is kept alive, and settles it or gives it back.
+async fn handle(job: &Job, delivery: Delivery) {
+    let Delivery {
+        message,
+        receives,
+        lease,
+    } = delivery;
+    let message = match message {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::error!(%error, receives, "cannot read a message; it becomes a dead letter");
+            return give_back(lease, Duration::ZERO).await;
+        }
+    };
+    let id = message.request().id;
+    let verdict = tokio::select! {
+        verdict = job.work_on(message.request(), receives) => verdict,
+        // Somebody else may work on it by now. The container is theirs to adopt.
+        () = keep_alive(&lease) => return tracing::error!(build = %id, "lost the lease of a build"),
+    };
+    match verdict {
+        Ok(Verdict::Settle) => {
+            if let Err(error) = lease.settle().await {
+                tracing::error!(build = %id, %error, "cannot settle; the result will be reported again");
+            }
+        }
+        Ok(Verdict::GiveBack(delay)) => give_back(lease, delay).await,
+        Err(error) => {
+            tracing::error!(build = %id, %error, "cannot keep records; giving the build back");
+            give_back(lease, TROUBLE_DELAY).await;
+        }
+    }
+}
+
+/// Extends the lease until it is lost.
+async fn keep_alive(lease: &Lease) {
+    loop {
+        sleep(HEARTBEAT).await;
+        match lease.extend(VISIBILITY_TIMEOUT).await {
+            Ok(()) => {}
+            Err(QueueError::LeaseExpired) => return,
+            Err(error) => tracing::warn!(%error, "cannot extend a lease"),
+        }
+    }
+}
+
+async fn give_back(lease: Lease, delay: Duration) {
+    if let Err(error) = lease.give_back(delay).await {
+        tracing::error!(%error, "cannot give a message back; it returns when its lease ends");
+    }
+}
+
+/// Gives what was received too often its final status all the same.
+async fn tell_dead_letters(job: &Job, queue: &Queue) {
+    loop {
+        match queue.receive_dead_letters(1, RECEIVE_WAIT).await {
+            Ok(letters) => {
+                for letter in letters {
+                    tell_dead_letter(job, letter).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot receive dead letters");
+                sleep(TROUBLE_DELAY).await;
+            }
+        }
+    }
+}
+
+async fn tell_dead_letter(job: &Job, letter: Delivery) {
+    let told = match &letter.message {
+        Ok(message) => {
+            job.give_up(message.request(), "the worker was interrupted each time")
+                .await
+        }
+        Err(error) => {
+            tracing::error!(%error, "a dead letter cannot be read; it stays for somebody to look at");
+            return give_back(letter.lease, UNREADABLE_DELAY).await;
+        }
+    };
+    match told {
+        Ok(_) => {
+            if let Err(error) = letter.lease.settle().await {
+                tracing::error!(%error, "cannot settle a dead letter");
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot keep records; leaving a dead letter for later");
+            give_back(letter.lease, TROUBLE_DELAY).await;
+        }
+    }
+}
+
+/// Looks for leftovers at the start, and again from time to time.
+async fn sweep_regularly(engine: &Engine, records: &Records) {
+    let mut due = interval(SWEEP_INTERVAL);
+    loop {
+        due.tick().await;
+        if let Err(error) = cleanup::sweep(engine, records).await {
+            tracing::warn!(error = format!("{error:#}"), "cannot look for leftovers");
+        }
+    }
+}
+
+fn connect(config: &EngineConfig) -> anyhow::Result<Engine> {
+    Engine::new(config).map_err(|error| {
+        let problem = match config {
+            EngineConfig::Unix { socket } if !socket.exists() => format!(
+                "{} does not exist (is the engine's socket mounted?)",
+                socket.display()
+            ),
+            _ => error.to_string(),
+        };
+        ConfigError {
+            variable: "DOCKER_HOST",
+            problem,
+        }
+        .into()
+    })
+}
+
+fn links(config: &WorkerConfig) -> Links {
+    let base = |url: &str| url.trim_end_matches('/').to_owned();
+    Links {
+        public_url: config.public_url.as_ref().map(|url| base(url.as_str())),
+        web_url: web_url(&config.github.api_url),
+    }
+}
+
+/// Where people see what an API serves: GitHub's own site, or the host of an Enterprise server.
+fn web_url(api_url: &str) -> Option<String> {
+    match api_url {
+        "https://api.github.com" => Some("https://github.com".to_owned()),
+        _ => api_url.strip_suffix("/api/v3").map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::web_url;
+
+    #[test]
+    fn people_see_repositories_where_the_api_is_not() {
+        for (api, web) in [
+            ("https://api.github.com", Some("https://github.com")),
+            (
+                "https://git.example.org/api/v3",
+                Some("https://git.example.org"),
+            ),
+            ("http://127.0.0.1:9000", None),
+        ] {
+            assert_eq!(web_url(api).as_deref(), web);
+        }
+    }
+}

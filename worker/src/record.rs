@@ -1,0 +1,521 @@
+//! What is known of every build, and what is still to be told: SQLite in `DATA_DIR`.
+//!
+//! A build's end and the reports that it owes are stored in one transaction, so that a finished
+//! build can lose neither.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use shared::build::{BuildId, BuildRequest, CommitSha};
+use shared::message::Message;
+
+use crate::outcome::Outcome;
+
+/// The first wait after a report that could not be sent; it doubles with every attempt.
+const REPORT_DELAY_MIN: Duration = Duration::from_secs(2);
+/// The longest wait between two attempts to send a report.
+const REPORT_DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+/// A mail waits for the commit status, to tell if it could not be posted; this many failed
+/// attempts are telling enough.
+const STATUS_ATTEMPTS_BEFORE_MAIL: u32 = 4;
+
+const SCHEMA: &str = "
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    CREATE TABLE IF NOT EXISTS builds (
+        id             TEXT PRIMARY KEY,
+        message        TEXT NOT NULL,
+        repo           TEXT NOT NULL COLLATE NOCASE,
+        ref_name       TEXT,
+        commit_sha     TEXT,
+        started_ms     INTEGER NOT NULL,
+        finished_ms    INTEGER,
+        outcome        TEXT,
+        status_problem TEXT
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS builds_by_branch ON builds (repo, ref_name, finished_ms);
+    CREATE TABLE IF NOT EXISTS outbox (
+        build_id TEXT NOT NULL REFERENCES builds (id),
+        kind     TEXT NOT NULL CHECK (kind IN ('status', 'mail')),
+        due_ms   INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (build_id, kind)
+    ) STRICT;
+";
+
+/// All that is known of one build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// What was asked for.
+    pub request: BuildRequest,
+    /// The commit; unknown while a manual trigger's name is not resolved.
+    pub commit: Option<CommitSha>,
+    /// When a worker first took it up.
+    pub started_at: SystemTime,
+    /// How and when it ended.
+    pub finished: Option<Finished>,
+    /// Why its status could not be posted, if it could not.
+    pub status_problem: Option<String>,
+}
+
+/// The end of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it ended.
+    pub at: SystemTime,
+}
+
+impl Build {
+    /// How long the build took, from the first lease to its end.
+    pub fn duration(&self) -> Option<Duration> {
+        let finished = self.finished.as_ref()?;
+        Some(
+            finished
+                .at
+                .duration_since(self.started_at)
+                .unwrap_or_default(),
+        )
+    }
+}
+
+/// Something to tell the world about a finished build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The commit status.
+    Status,
+    /// The mail.
+    Mail,
+}
+
+impl Report {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Mail => "mail",
+        }
+    }
+}
+
+/// A report that is due.
+#[derive(Debug)]
+pub(crate) struct DueReport {
+    pub(crate) build: Build,
+    pub(crate) report: Report,
+    /// How often it was tried before.
+    pub(crate) attempts: u32,
+}
+
+/// The records could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the build records: {0}")]
+pub struct RecordError(#[from] rusqlite::Error);
+
+type Result<T, E = RecordError> = std::result::Result<T, E>;
+
+/// The store of all builds. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Records(Arc<Mutex<Connection>>);
+
+impl Records {
+    /// Opens the records in this directory, which must exist.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is no database of this program.
+    pub fn open(data_dir: &Path) -> Result<Self> {
+        let connection = Connection::open(data_dir.join("builds.db"))?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self(Arc::new(Mutex::new(connection))))
+    }
+
+    /// What is known of a build.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn find(&self, id: BuildId) -> Result<Option<Build>> {
+        self.with(move |db| {
+            db.query_row(
+                "SELECT * FROM builds WHERE id = ?1",
+                [id.to_string()],
+                |row| read_build(row),
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Notes that a build was taken up, and answers with what is known of it.
+    pub(crate) async fn begin(&self, request: &BuildRequest) -> Result<Build> {
+        let request = request.clone();
+        self.with(move |db| {
+            db.execute(
+                "INSERT INTO builds (id, message, repo, ref_name, started_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+                params![
+                    request.id.to_string(),
+                    Message::V1(request.clone()).encode(),
+                    request.repo.as_str(),
+                    request.ref_name(),
+                    to_ms(SystemTime::now()),
+                ],
+            )?;
+            db.query_row(
+                "SELECT * FROM builds WHERE id = ?1",
+                [request.id.to_string()],
+                |row| read_build(row),
+            )
+        })
+        .await
+    }
+
+    /// Notes which commit is built.
+    pub(crate) async fn set_commit(&self, id: BuildId, commit: &CommitSha) -> Result<()> {
+        let commit = commit.clone();
+        self.with(move |db| {
+            db.execute(
+                "UPDATE builds SET commit_sha = ?2 WHERE id = ?1",
+                [&id.to_string(), commit.as_str()],
+            )
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Stores how a build ended together with the reports that it owes.
+    pub(crate) async fn finish(
+        &self,
+        id: BuildId,
+        outcome: &Outcome,
+        reports: Vec<Report>,
+    ) -> Result<()> {
+        let outcome = serde_json::to_string(outcome).expect("an outcome is plain data");
+        self.with(move |db| {
+            let now = to_ms(SystemTime::now());
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "UPDATE builds SET outcome = ?2, finished_ms = ?3 WHERE id = ?1",
+                params![id.to_string(), outcome, now],
+            )?;
+            for report in reports {
+                owe(&transaction, id, report, now)?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Owes a report again, as for the redelivery of a finished build.
+    pub(crate) async fn owe_again(&self, id: BuildId, report: Report) -> Result<()> {
+        self.with(move |db| owe(db, id, report, to_ms(SystemTime::now())))
+            .await
+    }
+
+    /// The outcome of the build of the same branch that finished before this one.
+    pub(crate) async fn outcome_before(&self, build: &Build) -> Result<Option<Outcome>> {
+        let id = build.request.id.to_string();
+        let repo = build.request.repo.as_str().to_owned();
+        let ref_name = build.request.ref_name().map(str::to_owned);
+        self.with(move |db| {
+            db.query_row(
+                "SELECT outcome FROM builds
+                 WHERE repo = ?1 AND ref_name IS ?2 AND id <> ?3 AND finished_ms IS NOT NULL
+                 ORDER BY finished_ms DESC LIMIT 1",
+                params![repo, ref_name, id],
+                |row| from_json(row, 0),
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// The report that is due first, or how long nothing will be due.
+    pub(crate) async fn next_due(&self) -> Result<Result<DueReport, Option<Duration>>> {
+        self.with(|db| {
+            let now = to_ms(SystemTime::now());
+            let next = db
+                .query_row(
+                    "SELECT builds.*, kind, attempts, due_ms FROM outbox AS next
+                     JOIN builds ON builds.id = build_id
+                     WHERE kind = 'status' OR NOT EXISTS (
+                        SELECT 1 FROM outbox AS status
+                        WHERE status.build_id = next.build_id AND status.kind = 'status'
+                          AND status.attempts < ?1)
+                     ORDER BY due_ms, kind DESC LIMIT 1",
+                    [STATUS_ATTEMPTS_BEFORE_MAIL],
+                    |row| Ok((read_due(row)?, row.get::<_, i64>("due_ms")?)),
+                )
+                .optional()?;
+            Ok(match next {
+                Some((report, due_ms)) if due_ms <= now => Ok(report),
+                Some((_, due_ms)) => Err(Some(Duration::from_millis(due_ms.abs_diff(now)))),
+                None => Err(None),
+            })
+        })
+        .await
+    }
+
+    /// An attempt to send a report begins. Should this process die over it, the next attempt knows
+    /// that there was one.
+    pub(crate) async fn report_begins(&self, id: BuildId, report: Report) -> Result<()> {
+        self.with(move |db| {
+            db.execute(
+                "UPDATE outbox SET attempts = attempts + 1 WHERE build_id = ?1 AND kind = ?2",
+                [&id.to_string(), report.as_str()],
+            )
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A report was sent, or will never be: it is owed no more.
+    pub(crate) async fn report_done(&self, id: BuildId, report: Report) -> Result<()> {
+        self.with(move |db| {
+            db.execute(
+                "DELETE FROM outbox WHERE build_id = ?1 AND kind = ?2",
+                [&id.to_string(), report.as_str()],
+            )
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A report could not be sent: it is due again after `wait`, or a time that grows with the
+    /// attempts that were made before.
+    pub(crate) async fn report_later(
+        &self,
+        id: BuildId,
+        report: Report,
+        attempts: u32,
+        wait: Option<Duration>,
+    ) -> Result<()> {
+        let due = SystemTime::now() + wait.unwrap_or_else(|| backoff(attempts));
+        self.with(move |db| {
+            db.execute(
+                "UPDATE outbox SET due_ms = ?3 WHERE build_id = ?1 AND kind = ?2",
+                params![id.to_string(), report.as_str(), to_ms(due)],
+            )
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Notes why the status could not be posted, for the mail to tell; nothing once it could.
+    pub(crate) async fn set_status_problem(
+        &self,
+        id: BuildId,
+        problem: Option<String>,
+    ) -> Result<()> {
+        self.with(move |db| {
+            db.execute(
+                "UPDATE builds SET status_problem = ?2 WHERE id = ?1",
+                params![id.to_string(), problem],
+            )
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let connection = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || {
+            // A panic in the middle of a transaction has rolled it back: the connection is sound.
+            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&mut connection)
+        });
+        Ok(done.await.expect("work on the records does not panic")?)
+    }
+}
+
+/// How long to wait after this many attempts that failed before.
+fn backoff(attempts: u32) -> Duration {
+    let factor = 2u32.saturating_pow(attempts);
+    REPORT_DELAY_MIN
+        .saturating_mul(factor)
+        .min(REPORT_DELAY_MAX)
+}
+
+fn owe(db: &Connection, id: BuildId, report: Report, due_ms: i64) -> rusqlite::Result<()> {
+    db.execute(
+        "INSERT INTO outbox (build_id, kind, due_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        params![id.to_string(), report.as_str(), due_ms],
+    )
+    .map(drop)
+}
+
+fn read_due(row: &Row<'_>) -> rusqlite::Result<DueReport> {
+    Ok(DueReport {
+        build: read_build(row)?,
+        report: match row.get_ref("kind")?.as_str()? {
+            "status" => Report::Status,
+            _ => Report::Mail,
+        },
+        attempts: row.get("attempts")?,
+    })
+}
+
+fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
+    let message: String = row.get("message")?;
+    let message = Message::decode(&message).map_err(|error| unreadable(error.into()))?;
+    let commit: Option<String> = row.get("commit_sha")?;
+    let finished_ms: Option<i64> = row.get("finished_ms")?;
+    Ok(Build {
+        request: message.into_request(),
+        commit: commit.and_then(|sha| sha.parse().ok()),
+        started_at: from_ms(row.get("started_ms")?),
+        finished: match finished_ms {
+            None => None,
+            Some(ms) => Some(Finished {
+                outcome: from_json(row, row.as_ref().column_index("outcome")?)?,
+                at: from_ms(ms),
+            }),
+        },
+        status_problem: row.get("status_problem")?,
+    })
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    serde_json::from_str(text).map_err(|error| unreadable(error.into()))
+}
+
+fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error)
+}
+
+/// Milliseconds since 1970.
+fn to_ms(time: SystemTime) -> i64 {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn from_ms(ms: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(branch: &str) -> BuildRequest {
+        BuildRequest {
+            id: BuildId::random(),
+            repo: "octo/hello".parse().expect("repo"),
+            revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
+                .parse()
+                .expect("sha"),
+            git_ref: Some(format!("refs/heads/{branch}").parse().expect("ref")),
+        }
+    }
+
+    fn records() -> (tempfile::TempDir, Records) {
+        let directory = tempfile::tempdir().expect("directory");
+        let records = Records::open(directory.path()).expect("opened");
+        (directory, records)
+    }
+
+    async fn next(records: &Records) -> DueReport {
+        records
+            .next_due()
+            .await
+            .expect("read")
+            .expect("something is due")
+    }
+
+    #[tokio::test]
+    async fn a_build_is_remembered_across_a_restart() {
+        let (directory, records) = records();
+        let request = request("main");
+        records.begin(&request).await.expect("begun");
+        let outcome = Outcome::Failed { exit_code: 2 };
+        records
+            .finish(request.id, &outcome, vec![])
+            .await
+            .expect("finished");
+        drop(records);
+
+        let again = Records::open(directory.path()).expect("opened");
+        let build = again.begin(&request).await.expect("begun");
+        assert_eq!(build.request, request);
+        assert_eq!(build.finished.expect("finished").outcome, outcome);
+    }
+
+    #[tokio::test]
+    async fn the_mail_waits_for_the_status() {
+        let (_directory, records) = records();
+        let request = request("main");
+        records.begin(&request).await.expect("begun");
+        let reports = vec![Report::Mail, Report::Status];
+        records
+            .finish(request.id, &Outcome::Passed, reports)
+            .await
+            .expect("finished");
+
+        let due = next(&records).await;
+        assert_eq!(due.report, Report::Status);
+        records
+            .report_done(request.id, Report::Status)
+            .await
+            .expect("done");
+        assert_eq!(next(&records).await.report, Report::Mail);
+        records
+            .report_done(request.id, Report::Mail)
+            .await
+            .expect("done");
+        assert!(matches!(records.next_due().await, Ok(Err(None))));
+    }
+
+    #[tokio::test]
+    async fn a_status_that_keeps_failing_does_not_hold_the_mail_for_ever() {
+        let (_directory, records) = records();
+        let request = request("main");
+        records.begin(&request).await.expect("begun");
+        let reports = vec![Report::Mail, Report::Status];
+        records
+            .finish(request.id, &Outcome::Passed, reports)
+            .await
+            .expect("finished");
+        for attempts in 0..STATUS_ATTEMPTS_BEFORE_MAIL {
+            assert!(!matches!(records.next_due().await, Ok(Ok(due)) if due.report == Report::Mail));
+            let status = Report::Status;
+            records
+                .report_begins(request.id, status)
+                .await
+                .expect("begun");
+            records
+                .report_later(request.id, status, attempts, None)
+                .await
+                .expect("later");
+        }
+        assert_eq!(next(&records).await.report, Report::Mail);
+    }
+
+    #[tokio::test]
+    async fn the_outcome_before_is_that_of_the_same_branch() {
+        let (_directory, records) = records();
+        for (branch, outcome) in [("main", Outcome::Passed), ("other", Outcome::error("x"))] {
+            let request = request(branch);
+            records.begin(&request).await.expect("begun");
+            records
+                .finish(request.id, &outcome, vec![])
+                .await
+                .expect("finished");
+        }
+        let build = records.begin(&request("main")).await.expect("begun");
+        let before = records.outcome_before(&build).await.expect("read");
+        assert_eq!(before, Some(Outcome::Passed));
+    }
+
+    #[test]
+    fn the_wait_between_attempts_doubles_up_to_a_quarter_of_an_hour() {
+        let waits: Vec<_> = [0, 1, 2, 20, 99].map(|n| backoff(n).as_secs()).into();
+        assert_eq!(waits, [2, 4, 8, 900, 900]);
+    }
+}

@@ -1,0 +1,132 @@
+//! What a worker must know about the place it runs in: which image its own container was made
+//! from, and where the engine's socket is on the engine's host.
+
+use std::path::{Path, PathBuf};
+
+use shared::config::{ConfigError, EngineConfig, WorkerConfig};
+
+use crate::container;
+use crate::engine::{ContainerInfo, Engine, EngineError};
+
+/// The kernel's list of this process's mounts; Docker mounts three files from the directory that
+/// is named after the container.
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// Where builds run.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// The image of the build containers.
+    pub(crate) image: String,
+    /// The engine's socket on the engine's host.
+    pub(crate) socket: PathBuf,
+}
+
+impl Surroundings {
+    /// Looks at the container that this process runs in, if it runs in one of this engine.
+    ///
+    /// # Errors
+    /// `BUILD_IMAGE` is not set and there is no such container, or the engine does not answer.
+    pub(crate) async fn find(engine: &Engine, config: &WorkerConfig) -> anyhow::Result<Self> {
+        let own = own_container(engine).await?;
+        let own_image = own.as_ref().and_then(|own| own.image_id.clone());
+        let image = config.hook.image.clone().or(own_image);
+        Ok(Self {
+            image: image.ok_or_else(|| ConfigError {
+                variable: "BUILD_IMAGE",
+                problem: "missing (this service runs in no container whose image could be used)"
+                    .into(),
+            })?,
+            socket: socket_on_host(&config.engine, own.as_ref()),
+        })
+    }
+}
+
+async fn own_container(engine: &Engine) -> Result<Option<ContainerInfo>, EngineError> {
+    let mounts = tokio::fs::read_to_string(MOUNTINFO)
+        .await
+        .unwrap_or_default();
+    let Some(id) = container_id(&mounts) else {
+        return Ok(None);
+    };
+    match engine.inspect(&id).await {
+        Ok(own) => Ok(Some(own)),
+        // It is a container of another engine.
+        Err(EngineError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The id of the container whose mounts these are.
+fn container_id(mountinfo: &str) -> Option<String> {
+    let (_, after) = mountinfo.split_once("/containers/")?;
+    let id = after.get(..64)?;
+    id.bytes()
+        .all(|c| c.is_ascii_hexdigit())
+        .then(|| id.to_owned())
+}
+
+/// A socket that is mounted into this container stands elsewhere on the host, as it does with a
+/// rootless engine. An engine that is reached over TCP has its socket at the usual place.
+fn socket_on_host(engine: &EngineConfig, own: Option<&ContainerInfo>) -> PathBuf {
+    let EngineConfig::Unix { socket } = engine else {
+        return container::default_socket();
+    };
+    let mounted = own.and_then(|own| own.mounts.get(&resolved(socket)).or(own.mounts.get(socket)));
+    mounted.unwrap_or(socket).clone()
+}
+
+/// `/var/run` is a link to `/run` in most images, and the engine reports either.
+fn resolved(socket: &Path) -> PathBuf {
+    socket.canonicalize().unwrap_or_else(|_| socket.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::engine::Phase;
+
+    #[test]
+    fn the_own_container_is_found_among_the_mounts() {
+        let id = "4f".repeat(32);
+        let inside = format!(
+            "640 620 254:0 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/vda rw\n"
+        );
+        assert_eq!(container_id(&inside), Some(id));
+        assert_eq!(container_id("22 1 254:0 / / rw - ext4 /dev/vda rw\n"), None);
+        assert_eq!(container_id("22 1 254:0 /containers/short / rw\n"), None);
+    }
+
+    #[test]
+    fn the_socket_is_the_one_on_the_engines_host() {
+        let own = ContainerInfo {
+            labels: HashMap::new(),
+            image_id: None,
+            mounts: HashMap::from([("/x/docker.sock".into(), "/run/user/1000/docker.sock".into())]),
+            phase: Phase::Running,
+            started_at: None,
+            exit_code: 0,
+            oom_killed: false,
+        };
+        let unix = |socket: &str| EngineConfig::Unix {
+            socket: socket.into(),
+        };
+        let tcp = EngineConfig::Tcp {
+            address: "ci:2376".into(),
+            tls: None,
+        };
+        for (engine, own, expected) in [
+            (
+                unix("/x/docker.sock"),
+                Some(&own),
+                "/run/user/1000/docker.sock",
+            ),
+            (unix("/y/docker.sock"), Some(&own), "/y/docker.sock"),
+            (unix("/x/docker.sock"), None, "/x/docker.sock"),
+            (tcp, Some(&own), "/var/run/docker.sock"),
+        ] {
+            assert_eq!(socket_on_host(&engine, own), Path::new(expected));
+        }
+    }
+}
