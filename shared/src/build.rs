@@ -217,9 +217,8 @@ impl FromStr for RefName {
     /// The rules of `git check-ref-format --branch`, plus a limit on the length.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let forbidden = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
-        let bad_part = |part: &str| {
-            part.is_empty() || part.starts_with('.') || part.ends_with(".lock")
-        };
+        let bad_part =
+            |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
         let invalid = text.is_empty()
             || text.len() > REF_NAME_MAX_BYTES
             || text == "@"
@@ -329,7 +328,10 @@ mod tests {
     fn the_same_delivery_is_the_same_build() {
         let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
         assert_eq!(BuildId::from_delivery(guid), BuildId::from_delivery(guid));
-        assert_ne!(BuildId::from_delivery(guid), BuildId::from_delivery("other"));
+        assert_ne!(
+            BuildId::from_delivery(guid),
+            BuildId::from_delivery("other")
+        );
         assert_ne!(BuildId::random(), BuildId::random());
     }
 
@@ -338,7 +340,9 @@ mod tests {
         for good in ["octo/hello", "Octo-Org/hello.world_1", "a/b"] {
             assert_eq!(good.parse::<RepoName>().map(String::from), Ok(good.into()));
         }
-        for bad in ["", "octo", "octo/", "/x", "a/b/c", "a/..", "./b", "a b/c", "a/b?c", "ä/b"] {
+        for bad in [
+            "", "octo", "octo/", "/x", "a/b/c", "a/..", "./b", "a b/c", "a/b?c", "ä/b",
+        ] {
             assert_eq!(bad.parse::<RepoName>(), Err(InvalidName::Repo), "{bad}");
         }
     }
@@ -353,10 +357,20 @@ mod tests {
         let sha1 = "0D1A26E67D8F5EAF1F6BA5C57FC3C7D91AC0FD1C".parse::<CommitSha>();
         assert_eq!(sha1.as_ref().map(CommitSha::short), Ok("0d1a26e"));
         assert!("a".repeat(64).parse::<CommitSha>().is_ok());
-        for bad in ["", "0d1a26e", &"a".repeat(41), &"g".repeat(40), &"é".repeat(20)] {
+        for bad in [
+            "",
+            "0d1a26e",
+            &"a".repeat(41),
+            &"g".repeat(40),
+            &"é".repeat(20),
+        ] {
             assert_eq!(bad.parse::<CommitSha>(), Err(InvalidName::Sha), "{bad}");
         }
-        assert!("0".repeat(40).parse::<CommitSha>().is_ok_and(|sha| sha.is_zero()));
+        assert!(
+            "0".repeat(40)
+                .parse::<CommitSha>()
+                .is_ok_and(|sha| sha.is_zero())
+        );
     }
 
     #[test]
@@ -386,6 +400,9 @@ mod tests {
     fn a_compose_project_name_is_one_that_compose_accepts() {
         let project = BuildId::random().compose_project();
         let accepted = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        assert!(project.starts_with("ci-") && project.chars().all(accepted), "{project}");
+        assert!(
+            project.starts_with("ci-") && project.chars().all(accepted),
+            "{project}"
+        );
     }
 }

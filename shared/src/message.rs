@@ -60,7 +60,9 @@ mod tests {
 
     fn request(revision: &str, git_ref: Option<&str>) -> Message {
         Message::V1(BuildRequest {
-            id: "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().expect("uuid"),
+            id: "67e55044-10b1-426f-9247-bb680e5fe0c8"
+                .parse()
+                .expect("uuid"),
             repo: "octo/hello".parse().expect("repo"),
             revision: revision.parse().expect("revision"),
             git_ref: git_ref.map(|text| text.parse().expect("ref")),

@@ -48,28 +48,84 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "The build",
         variables: &[
-            plain("HOOK", "required", "command, run as sh -c \"$HOOK\" in the checkout"),
-            plain("BUILD_IMAGE", "this service's image", "image of the build container"),
-            plain("BUILD_TIMEOUT", "1h", "the hook is stopped after this time; under 12h"),
-            plain("BUILD_MEMORY", "none", "memory limit of the build container, such as 2GiB"),
-            plain("BUILD_CPUS", "none", "CPU limit of the build container, such as 1.5"),
+            plain(
+                "HOOK",
+                "required",
+                "command, run as sh -c \"$HOOK\" in the checkout",
+            ),
+            plain(
+                "BUILD_IMAGE",
+                "this service's image",
+                "image of the build container",
+            ),
+            plain(
+                "BUILD_TIMEOUT",
+                "1h",
+                "the hook is stopped after this time; under 12h",
+            ),
+            plain(
+                "BUILD_MEMORY",
+                "none",
+                "memory limit of the build container, such as 2GiB",
+            ),
+            plain(
+                "BUILD_CPUS",
+                "none",
+                "CPU limit of the build container, such as 1.5",
+            ),
             plain("BUILD_PIDS", "4096", "process limit of the build container"),
-            plain("LOG_LIMIT", "64MiB", "log kept of one build; head and tail are kept, the cut is told"),
-            plain("HOOK_ENV", "*", "which of the service's variables reach the hook, such as AWS_*,DOCKER_REGISTRY"),
-            plain("GARBAGE_COLLECT", "1", "0 keeps the build's container, checkout and services"),
+            plain(
+                "LOG_LIMIT",
+                "64MiB",
+                "log kept of one build; head and tail are kept, the cut is told",
+            ),
+            plain(
+                "HOOK_ENV",
+                "*",
+                "which of the service's variables reach the hook, such as AWS_*,DOCKER_REGISTRY",
+            ),
+            plain(
+                "GARBAGE_COLLECT",
+                "1",
+                "0 keeps the build's container, checkout and services",
+            ),
             plain("CONCURRENCY", "2", "builds at a time"),
-            plain("DRAIN_TIMEOUT", "8s", "how long a stopping service waits for running builds; then they are left for its next start"),
+            plain(
+                "DRAIN_TIMEOUT",
+                "8s",
+                "how long a stopping service waits for running builds; then they are left for its next start",
+            ),
         ],
     },
     Group {
         title: "GitHub",
         variables: &[
-            secret("GITHUB_TOKEN", "required", "statuses, tarballs; also the webhook's ?token="),
-            plain("GITHUB_REPO", "required", "owner/name; a comma list or owner/* accepts several"),
-            secret("WEBHOOK_SECRET", "none", "HMAC secrets, comma separated; when set, a token in the URL is refused"),
-            plain("BRANCHES", "*", "globs of the branches and tags that build, comma separated"),
+            secret(
+                "GITHUB_TOKEN",
+                "required",
+                "statuses, tarballs; also the webhook's ?token=",
+            ),
+            plain(
+                "GITHUB_REPO",
+                "required",
+                "owner/name; a comma list or owner/* accepts several",
+            ),
+            secret(
+                "WEBHOOK_SECRET",
+                "none",
+                "HMAC secrets, comma separated; when set, a token in the URL is refused",
+            ),
+            plain(
+                "BRANCHES",
+                "*",
+                "globs of the branches and tags that build, comma separated",
+            ),
             plain("STATUS_CONTEXT", "compose-ci", "name of the commit status"),
-            plain("GITHUB_API_URL", "https://api.github.com", "GitHub Enterprise, or a stand-in"),
+            plain(
+                "GITHUB_API_URL",
+                "https://api.github.com",
+                "GitHub Enterprise, or a stand-in",
+            ),
         ],
     },
     Group {
@@ -77,33 +133,81 @@ pub const GROUPS: &[Group] = &[
         variables: &[
             plain("BIND", "0.0.0.0", "address to listen on"),
             plain("PORT", "8080", "port to listen on (the image sets 80)"),
-            plain("CERT_PATH", "none", "PEM file with key and certificate: HTTPS"),
-            plain("PUBLIC_URL", "none", "where people reach the log pages, such as https://ci.example.org"),
-            plain("DATA_DIR", "/var/lib/compose-ci", "queue, build records, logs"),
+            plain(
+                "CERT_PATH",
+                "none",
+                "PEM file with key and certificate: HTTPS",
+            ),
+            plain(
+                "PUBLIC_URL",
+                "none",
+                "where people reach the log pages, such as https://ci.example.org",
+            ),
+            plain(
+                "DATA_DIR",
+                "/var/lib/compose-ci",
+                "queue, build records, logs",
+            ),
             plain("LOG_LEVEL", "info", "error, warn, info, debug or trace"),
             plain("LOG_FORMAT", "text", "text or json"),
-            plain("SSL_CERT_FILE", "embedded roots", "bundle of root certificates for outgoing HTTPS"),
+            plain(
+                "SSL_CERT_FILE",
+                "embedded roots",
+                "bundle of root certificates for outgoing HTTPS",
+            ),
         ],
     },
     Group {
         title: "The Docker engine (as the docker CLI reads them)",
         variables: &[
-            plain("DOCKER_HOST", "unix:///var/run/docker.sock", "unix:// or tcp:// address of the engine"),
-            plain("DOCKER_TLS_VERIFY", "none", "not empty: TLS with the certificates below"),
-            plain("DOCKER_CERT_PATH", "~/.docker", "directory of ca.pem, cert.pem and key.pem"),
+            plain(
+                "DOCKER_HOST",
+                "unix:///var/run/docker.sock",
+                "unix:// or tcp:// address of the engine",
+            ),
+            plain(
+                "DOCKER_TLS_VERIFY",
+                "none",
+                "not empty: TLS with the certificates below",
+            ),
+            plain(
+                "DOCKER_CERT_PATH",
+                "~/.docker",
+                "directory of ca.pem, cert.pem and key.pem",
+            ),
         ],
     },
     Group {
         title: "Mail by SMTP",
         variables: &[
-            plain("SMTP_HOST", "none", "mail server; without it no mail is sent"),
-            plain("SMTP_PORT", "587", "465 is implicit TLS, every other port STARTTLS"),
+            plain(
+                "SMTP_HOST",
+                "none",
+                "mail server; without it no mail is sent",
+            ),
+            plain(
+                "SMTP_PORT",
+                "587",
+                "465 is implicit TLS, every other port STARTTLS",
+            ),
             plain("SMTP_TLS", "by port", "none: a local relay without TLS"),
-            plain("SMTP_USER", "none", "user name, where the server asks for one"),
+            plain(
+                "SMTP_USER",
+                "none",
+                "user name, where the server asks for one",
+            ),
             secret("SMTP_PASS", "none", "its password"),
             plain("SMTP_FROM", "none", "sender, needed with SMTP_HOST"),
-            plain("SMTP_TO", "none", "recipients, comma separated, needed with SMTP_HOST"),
-            plain("MAIL_ON", "always", "always, failure, or change (of the branch's outcome)"),
+            plain(
+                "SMTP_TO",
+                "none",
+                "recipients, comma separated, needed with SMTP_HOST",
+            ),
+            plain(
+                "MAIL_ON",
+                "always",
+                "always, failure, or change (of the branch's outcome)",
+            ),
         ],
     },
 ];

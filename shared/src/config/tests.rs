@@ -35,20 +35,55 @@ fn three_variables_are_enough() {
 fn a_problem_is_one_line_that_names_the_variable() {
     let smtp = ("SMTP_HOST", "mail");
     let cases: &[(&[(&str, &str)], &str)] = &[
-        (&[("HOOK", "")], "HOOK: missing (command, run as sh -c \"$HOOK\" in the checkout)"),
-        (&[("BUILD_TIMEOUT", "soon")], "BUILD_TIMEOUT: must be a duration, such as 90s or 1h"),
-        (&[("BUILD_TIMEOUT", "12h")], "BUILD_TIMEOUT: must be above 0 and under 12h"),
-        (&[("BUILD_MEMORY", "lots")], "BUILD_MEMORY: must be a size, such as 64MiB"),
-        (&[("BUILD_CPUS", "0")], "BUILD_CPUS: must be a number of CPUs, such as 1.5"),
+        (
+            &[("HOOK", "")],
+            "HOOK: missing (command, run as sh -c \"$HOOK\" in the checkout)",
+        ),
+        (
+            &[("BUILD_TIMEOUT", "soon")],
+            "BUILD_TIMEOUT: must be a duration, such as 90s or 1h",
+        ),
+        (
+            &[("BUILD_TIMEOUT", "12h")],
+            "BUILD_TIMEOUT: must be above 0 and under 12h",
+        ),
+        (
+            &[("BUILD_MEMORY", "lots")],
+            "BUILD_MEMORY: must be a size, such as 64MiB",
+        ),
+        (
+            &[("BUILD_CPUS", "0")],
+            "BUILD_CPUS: must be a number of CPUs, such as 1.5",
+        ),
         (&[("CONCURRENCY", "0")], "CONCURRENCY: must be 1 to 256"),
-        (&[("GARBAGE_COLLECT", "no")], "GARBAGE_COLLECT: must be one of 1, 0"),
-        (&[("PUBLIC_URL", "ci.example")], "PUBLIC_URL: must be a URL that begins with http:// or https://"),
-        (&[("DOCKER_HOST", "ssh://x")], "DOCKER_HOST: must begin with unix:// or tcp://"),
-        (&[smtp], "SMTP_FROM: missing (sender, needed with SMTP_HOST)"),
-        (&[smtp, ("SMTP_TLS", "off")], "SMTP_TLS: can only be none; without it the port decides"),
-        (&[smtp, ("SMTP_USER", "me")], "SMTP_PASS: needed with SMTP_USER"),
-        (&[("GITHUB_TOKEN", ""), ("GITHUB_TOKEN_FILE", "/nowhere")],
-         "GITHUB_TOKEN: GITHUB_TOKEN_FILE: /nowhere: No such file or directory (os error 2)"),
+        (
+            &[("GARBAGE_COLLECT", "no")],
+            "GARBAGE_COLLECT: must be one of 1, 0",
+        ),
+        (
+            &[("PUBLIC_URL", "ci.example")],
+            "PUBLIC_URL: must be a URL that begins with http:// or https://",
+        ),
+        (
+            &[("DOCKER_HOST", "ssh://x")],
+            "DOCKER_HOST: must begin with unix:// or tcp://",
+        ),
+        (
+            &[smtp],
+            "SMTP_FROM: missing (sender, needed with SMTP_HOST)",
+        ),
+        (
+            &[smtp, ("SMTP_TLS", "off")],
+            "SMTP_TLS: can only be none; without it the port decides",
+        ),
+        (
+            &[smtp, ("SMTP_USER", "me")],
+            "SMTP_PASS: needed with SMTP_USER",
+        ),
+        (
+            &[("GITHUB_TOKEN", ""), ("GITHUB_TOKEN_FILE", "/nowhere")],
+            "GITHUB_TOKEN: GITHUB_TOKEN_FILE: /nowhere: No such file or directory (os error 2)",
+        ),
     ];
     for (variables, line) in cases {
         let error = worker(variables).expect_err(line);
@@ -65,7 +100,10 @@ fn a_secret_can_come_from_a_file() {
     assert_eq!(config.github.token.expose_secret(), "from-file");
 
     let both = worker(&[("GITHUB_TOKEN_FILE", path)]).expect_err("ambiguous");
-    assert_eq!(both.to_string(), "GITHUB_TOKEN: set either GITHUB_TOKEN or GITHUB_TOKEN_FILE");
+    assert_eq!(
+        both.to_string(),
+        "GITHUB_TOKEN: set either GITHUB_TOKEN or GITHUB_TOKEN_FILE"
+    );
 }
 
 #[test]
@@ -74,19 +112,32 @@ fn a_configuration_never_prints_a_secret() {
     let handler = HandlerConfig::load(&env(&variables)).expect("valid");
     let github = worker(&variables).expect("valid").github;
     let printed = format!("{handler:?} {github:?}");
-    assert!(!printed.contains("t0ken") && !printed.contains("hush"), "{printed}");
+    assert!(
+        !printed.contains("t0ken") && !printed.contains("hush"),
+        "{printed}"
+    );
 }
 
 #[test]
 fn the_hook_gets_the_services_variables_but_not_its_process() {
-    let config = worker(&[("PATH", "/bin"), ("PORT", "80"), ("AWS_REGION", "x"), ("DOCKER_HOST", "unix:///x")]);
+    let config = worker(&[
+        ("PATH", "/bin"),
+        ("PORT", "80"),
+        ("AWS_REGION", "x"),
+        ("DOCKER_HOST", "unix:///x"),
+    ]);
     let names: Vec<_> = config.expect("valid").hook.env.into_keys().collect();
     assert_eq!(names, ["AWS_REGION", "GITHUB_REPO", "GITHUB_TOKEN", "HOOK"]);
 }
 
 #[test]
 fn hook_env_narrows_what_the_hook_gets() {
-    let config = worker(&[("HOOK_ENV", "AWS_*, LANG"), ("AWS_A", "1"), ("LANG", "C"), ("X", "y")]);
+    let config = worker(&[
+        ("HOOK_ENV", "AWS_*, LANG"),
+        ("AWS_A", "1"),
+        ("LANG", "C"),
+        ("X", "y"),
+    ]);
     let names: Vec<_> = config.expect("valid").hook.env.into_keys().collect();
     assert_eq!(names, ["AWS_A", "LANG"]);
 }
@@ -108,7 +159,15 @@ fn values_under_secret_names_are_masked() {
     values.dedup();
     assert_eq!(
         values,
-        ["aws-value", "db-value", "npm-value", "one-secret", "one-secret, two-secret", "t0ken", "two-secret"]
+        [
+            "aws-value",
+            "db-value",
+            "npm-value",
+            "one-secret",
+            "one-secret, two-secret",
+            "t0ken",
+            "two-secret"
+        ]
     );
 }
 
@@ -122,7 +181,11 @@ fn repositories_are_a_list_or_an_owner() {
         ("octo/other", false),
         ("corporate/x", false),
     ] {
-        assert_eq!(filter.allows(&repo.parse().expect("repo")), allowed, "{repo}");
+        assert_eq!(
+            filter.allows(&repo.parse().expect("repo")),
+            allowed,
+            "{repo}"
+        );
     }
     assert_eq!(filter.only(), None);
     let one: RepoFilter = "octo/hello".parse().expect("valid");
@@ -152,11 +215,16 @@ fn the_engine_is_found_as_the_docker_cli_finds_it() {
     let engine = |variables: &[(&str, &str)]| worker(variables).expect("valid").engine;
     assert_eq!(
         engine(&[]),
-        EngineConfig::Unix { socket: "/var/run/docker.sock".into() }
+        EngineConfig::Unix {
+            socket: "/var/run/docker.sock".into()
+        }
     );
     assert_eq!(
         engine(&[("DOCKER_HOST", "tcp://1.2.3.4:2375")]),
-        EngineConfig::Tcp { address: "1.2.3.4:2375".into(), tls: None }
+        EngineConfig::Tcp {
+            address: "1.2.3.4:2375".into(),
+            tls: None
+        }
     );
     let machine = [
         ("DOCKER_HOST", "tcp://1.2.3.4:2376"),
@@ -165,13 +233,20 @@ fn the_engine_is_found_as_the_docker_cli_finds_it() {
     ];
     assert_eq!(
         engine(&machine),
-        EngineConfig::Tcp { address: "1.2.3.4:2376".into(), tls: Some("/certs".into()) }
+        EngineConfig::Tcp {
+            address: "1.2.3.4:2376".into(),
+            tls: Some("/certs".into())
+        }
     );
 }
 
 #[test]
 fn the_port_decides_how_mail_is_protected() {
-    let base = [("SMTP_HOST", "mail"), ("SMTP_FROM", "a@b"), ("SMTP_TO", "c@d, e@f")];
+    let base = [
+        ("SMTP_HOST", "mail"),
+        ("SMTP_FROM", "a@b"),
+        ("SMTP_TO", "c@d, e@f"),
+    ];
     for (more, expected) in [
         (&[][..], SmtpTls::StartTls),
         (&[("SMTP_PORT", "465")], SmtpTls::Implicit),

@@ -6,7 +6,10 @@
 
 #![cfg_attr(
     not(feature = "local-queue"),
-    expect(unused_variables, reason = "without any queue nobody is there to take them")
+    expect(
+        unused_variables,
+        reason = "without any queue nobody is there to take them"
+    )
 )]
 
 #[cfg(feature = "local-queue")]

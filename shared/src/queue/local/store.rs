@@ -348,3 +348,19 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
 fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel keeps what a killed process wrote: only a power cut would show the difference.
+    #[test]
+    fn a_commit_is_synced_to_the_disk() {
+        let data_dir = tempfile::tempdir().expect("a temporary directory");
+        let database = Store::open(data_dir.path()).expect("open").connection;
+        let synchronous = database.pragma_query_value(None, "synchronous", |row| row.get(0));
+        let journal = database.pragma_query_value(None, "journal_mode", |row| row.get(0));
+        assert_eq!(synchronous, Ok(2), "FULL");
+        assert_eq!(journal, Ok("wal".to_owned()));
+    }
+}
