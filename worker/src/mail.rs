@@ -115,8 +115,8 @@ impl Mailer {
         match &self.transport {
             Transport::Off => Ok(()),
             Transport::Smtp(smtp) => {
-                let message = compose(&smtp.addresses, build, context, log).await?;
-                smtp.send(message.envelope(), &message.formatted()).await
+                let (envelope, message) = compose(&smtp.addresses, build, context, log).await?;
+                smtp.send(&envelope, &message).await
             }
         }
     }
@@ -234,13 +234,13 @@ fn send_deadline(message_bytes: usize) -> Duration {
     SEND_DEADLINE + Duration::from_secs((message_bytes / SLOWEST_LINE) as u64)
 }
 
-/// The message, which is the same for every transport.
+/// The message as it goes over the wire, which is the same for every transport.
 async fn compose(
     addresses: &Addresses,
     build: &Build,
     context: &MailContext<'_>,
     log: &Path,
-) -> Result<Message, MailError> {
+) -> Result<(Envelope, Vec<u8>), MailError> {
     let path = log.to_owned();
     let read = tokio::task::spawn_blocking(move || read_log(&path));
     let read = read
@@ -254,9 +254,10 @@ async fn compose(
         render::mail_html(build, context, &excerpt),
         attachment,
     );
-    Ok(headers(addresses, build)
+    let message = headers(addresses, build)
         .multipart(body)
-        .expect("there is a sender and a recipient"))
+        .expect("there is a sender and a recipient");
+    Ok((message.envelope().clone(), message.formatted()))
 }
 
 fn headers(addresses: &Addresses, build: &Build) -> MessageBuilder {
