@@ -6,6 +6,7 @@ use std::time::Duration;
 use compose_ci_shared::build::{BuildId, BuildRequest};
 use compose_ci_shared::message::Message;
 use compose_ci_shared::queue::{Delivery, MAX_RECEIVES, Queue, QueueError, VISIBILITY_TIMEOUT};
+use tokio::task::JoinSet;
 
 /// A queue, empty at first, and its time.
 pub(crate) trait TestQueue {
@@ -388,13 +389,17 @@ pub(crate) async fn receive_one(queue: &Queue) -> Delivery {
 pub(crate) async fn drain(queue: &Queue) -> HashSet<BuildId> {
     let mut drained = HashSet::new();
     loop {
-        let deliveries = receive_now(queue, 100).await;
+        let deliveries = receive_now(queue, 1000).await;
         if deliveries.is_empty() {
             return drained;
         }
+        let mut settling = JoinSet::new();
         for delivery in deliveries {
             assert!(drained.insert(id(&delivery)), "received twice");
-            delivery.lease.settle().await.expect("settle");
+            settling.spawn(delivery.lease.settle());
+        }
+        for settled in settling.join_all().await {
+            settled.expect("settle");
         }
     }
 }
