@@ -1,1 +1,5 @@
-fn main() {}
+//! compose-ci as its users run it: the real binary, a real Docker engine, real mail.
+
+mod architecture;
+mod fixture;
+mod outcomes;

@@ -138,9 +138,12 @@ fn collect(reader: PipeReader, output: &watch::Sender<Output>) {
     output.send_modify(|output| output.ended = true);
 }
 
-/// The address that a program says it listens on: `… listening on HOST:PORT`.
+/// The address that a program says it listens on: `… listening on HOST:PORT`, or a URL of it.
 pub fn listening_address(output: &str) -> Option<SocketAddr> {
     let (_, after) = output.split_once("listening on ")?;
+    let after = after
+        .split_once("://")
+        .map_or(after, |(_scheme, rest)| rest);
     // In a JSON log a quotation mark ends it, on a terminal the escape that ends a colour.
     let is_in_address = |c: char| c.is_ascii_hexdigit() || "[]:.".contains(c);
     let end = after.find(|c| !is_in_address(c)).unwrap_or(after.len());
