@@ -94,17 +94,8 @@ impl Webhook {
     /// When this returns `Ok`, the build is durable.
     async fn enqueue(&self, request: BuildRequest) -> Result<BuildRequest, Refusal> {
         let message = Message::V1(request);
-        self.in_time(self.queue.send(&message)).await?;
+        in_time(self.queue_deadline, self.queue.send(&message)).await?;
         Ok(message.into_request())
-    }
-
-    async fn in_time<F>(&self, asked: F) -> Result<(), QueueError>
-    where
-        F: Future<Output = Result<(), QueueError>>,
-    {
-        let late =
-            |_| QueueError::Unreachable(format!("no answer within {:?}", self.queue_deadline));
-        timeout(self.queue_deadline, asked).await.map_err(late)?
     }
 }
 
@@ -119,7 +110,7 @@ async fn receive(State(webhook): State<Arc<Webhook>>, request: Request) -> Respo
 }
 
 async fn health(State(webhook): State<Arc<Webhook>>) -> Response {
-    match webhook.in_time(webhook.queue.check()).await {
+    match in_time(webhook.queue_deadline, webhook.queue.check()).await {
         Ok(()) => (StatusCode::OK, "ok\n").into_response(),
         Err(cause) => {
             error!(%cause, "unhealthy");
@@ -129,6 +120,19 @@ async fn health(State(webhook): State<Arc<Webhook>>) -> Response {
             )
                 .into_response()
         }
+    }
+}
+
+/// What the queue was asked, or an error when it does not answer in time.
+async fn in_time(
+    deadline: Duration,
+    asked: impl Future<Output = Result<(), QueueError>>,
+) -> Result<(), QueueError> {
+    match timeout(deadline, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(QueueError::Unreachable(format!(
+            "no answer within {deadline:?}"
+        ))),
     }
 }
 
@@ -250,4 +254,19 @@ fn json(status: StatusCode, answer: &impl Serialize) -> Response {
     let mut body = serde_json::to_string(answer).expect("string fields only");
     body.push('\n');
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_queue_that_never_answers_is_not_waited_for() {
+        let error = in_time(Duration::from_millis(1), std::future::pending()).await;
+        let line = "the queue cannot be reached: no answer within 1ms";
+        assert_eq!(
+            error.map_err(|error| error.to_string()),
+            Err(line.to_owned())
+        );
+    }
 }

@@ -34,14 +34,14 @@ async fn a_body_that_is_announced_as_too_large_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_sender_of_too_much_still_sees_why() {
+async fn a_sender_of_too_much_is_heard_out_and_sees_why() {
     let service = Service::start().await;
     let mut client = service.connect().await;
     let length = (26 * MIB).to_string();
     client
         .send(head("POST", "/", &[BEARER, ("content-length", &length)]))
         .await;
-    client.send_what_is_taken(vec![b' '; 26 * MIB]).await;
+    client.send(vec![b' '; 26 * MIB]).await;
     assert_eq!(client.answer().await.status, 413);
 }
 
@@ -51,7 +51,7 @@ async fn a_chunked_body_is_refused_when_it_grows_too_large() {
     let mut client = service.connect().await;
     client.send(head("POST", "/", &[BEARER, CHUNKED])).await;
     for _ in 0..26 {
-        client.send_what_is_taken(chunk(MIB)).await;
+        client.send(chunk(MIB)).await;
     }
     assert_eq!(client.answer().await.status, 413);
 }

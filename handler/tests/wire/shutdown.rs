@@ -12,9 +12,18 @@ use crate::service::{Service, push};
 
 const BEARER: (&str, &str) = ("authorization", "Bearer t0ken");
 
+/// A service that waits longer for connections than a test does.
+async fn patient_service() -> Service {
+    Service::with_limits(Limits {
+        drain: Duration::from_secs(600),
+        ..Limits::default()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_request_in_flight_is_answered_before_the_end() {
-    let service = Service::start().await;
+    let service = patient_service().await;
     let body = push("refs/heads/main", "");
     let length = body.len().to_string();
     let mut client = service.connect().await;
@@ -39,7 +48,7 @@ async fn a_request_in_flight_is_answered_before_the_end() {
 
 #[tokio::test]
 async fn idle_connections_do_not_delay_the_end() {
-    let service = Service::start().await;
+    let service = patient_service().await;
     let mut used = service.connect().await;
     used.send(head("GET", "/healthz", &[])).await;
     assert_eq!(used.answer().await.status, 200);
@@ -85,7 +94,7 @@ async fn the_end_waits_only_so_long() {
 
 #[tokio::test]
 async fn the_second_signal_ends_everything_at_once() {
-    let service = Service::start().await;
+    let service = patient_service().await;
     let mut client = service.connect().await;
     let headers = [
         BEARER,
