@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
-use shared::build::{BuildRequest, CommitSha};
+use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -71,6 +71,12 @@ impl Builder {
             Err(Obstacle::Permanent(reason)) => Ok(Outcome::error(reason)),
             Err(Obstacle::Transient(reason)) => Err(reason),
         }
+    }
+
+    /// Whether the hook of a build was ever started.
+    pub(crate) async fn has_started(&self, build: BuildId) -> bool {
+        let found = self.engine.inspect(&build.to_string()).await;
+        found.is_ok_and(|container| container.phase != Phase::Created)
     }
 
     async fn start(

@@ -2,12 +2,10 @@
 //!
 //! Read [`Job::work_on`] first.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
 use shared::queue::MAX_RECEIVES;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
@@ -16,7 +14,7 @@ use crate::github::{CommitStatus, Github, State};
 use crate::mail::Mailer;
 use crate::outcome::{Obstacle, Outcome};
 use crate::record::{Build, RecordError, Records, Report};
-use crate::report::Links;
+use crate::report::{Bell, Links};
 
 /// The first wait before a commit is tried again; it doubles with every receive.
 const RETRY_DELAY: Duration = Duration::from_secs(15);
@@ -34,8 +32,7 @@ pub struct Job {
     pub(crate) github: Github,
     pub(crate) mailer: Mailer,
     pub(crate) links: Links,
-    /// Rung when a report is owed.
-    pub(crate) bell: Arc<Notify>,
+    pub(crate) bell: Bell,
 }
 
 /// What is to become of the delivery.
@@ -76,22 +73,32 @@ impl Job {
         }
     }
 
-    /// Ends a build that was received too often: its last trouble is its outcome.
+    /// Ends a build that was received too often. One whose hook has started is followed to its
+    /// end all the same: the worker was interrupted, the build was not.
     ///
     /// # Errors
-    /// The records cannot be read or written.
+    /// The records cannot be read or written; the delivery is to be given back.
     pub async fn give_up(
         &self,
         request: &BuildRequest,
         reason: &str,
     ) -> Result<Verdict, RecordError> {
         let build = self.records.begin(request).await?;
-        if build.finished.is_none() {
-            let reason = format!("gave up after {MAX_RECEIVES} attempts ({reason})");
-            let build = self.with_commit(build).await?;
-            self.finish(&build, &Outcome::error(reason)).await?;
-            self.clean_up(request.id).await;
+        if build.finished.is_some() {
+            return self.report_again(&build).await;
         }
+        let outcome = match self.builder.has_started(request.id).await {
+            true => self
+                .attempt(&build, true)
+                .await?
+                .unwrap_or_else(|reason| gave_up(&reason)),
+            false => gave_up(reason),
+        };
+        if let (None, Revision::Commit(sha)) = (&build.commit, &request.revision) {
+            self.records.set_commit(request.id, sha).await?;
+        }
+        self.finish(&build, &outcome).await?;
+        self.clean_up(request.id).await;
         Ok(Verdict::Settle)
     }
 
@@ -130,15 +137,6 @@ impl Job {
             Revision::Commit(sha) => Ok(sha.clone()),
             Revision::Name(name) => Ok(self.github.resolve(&request.repo, name).await?),
         }
-    }
-
-    /// The build with its commit, if that can be known without asking anybody.
-    async fn with_commit(&self, mut build: Build) -> Result<Build, RecordError> {
-        if let (None, Revision::Commit(sha)) = (&build.commit, &build.request.revision) {
-            self.records.set_commit(build.request.id, sha).await?;
-            build.commit = Some(sha.clone());
-        }
-        Ok(build)
     }
 
     /// Posts the pending status. It is worth a few attempts while the build runs, and no more.
@@ -188,7 +186,7 @@ impl Job {
             reports.push(Report::Mail);
         }
         self.records.finish(id, outcome, reports).await?;
-        self.bell.notify_one();
+        self.bell.ring();
         Ok(())
     }
 
@@ -198,7 +196,7 @@ impl Job {
         self.records
             .owe_again(build.request.id, Report::Status)
             .await?;
-        self.bell.notify_one();
+        self.bell.ring();
         self.clean_up(build.request.id).await;
         Ok(Verdict::Settle)
     }
@@ -216,4 +214,8 @@ impl Job {
             tokio::time::sleep(CLEANUP_RETRY_DELAY * attempt).await;
         }
     }
+}
+
+fn gave_up(reason: &str) -> Outcome {
+    Outcome::error(format!("gave up after {MAX_RECEIVES} attempts ({reason})"))
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use shared::config::{ConfigError, EngineConfig, WorkerConfig};
 use shared::queue::{Delivery, Lease, Queue, QueueError, VISIBILITY_TIMEOUT};
 use shared::shutdown::Shutdown;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::log;
 use crate::mail::Mailer;
 use crate::mask::Secrets;
 use crate::record::Records;
-use crate::report::{Links, Reporter};
+use crate::report::{Bell, Links, Reporter};
 use crate::surroundings::Surroundings;
 
 /// How long one receive waits for a message: the longest that SQS allows.
@@ -34,6 +34,7 @@ const TROUBLE_DELAY: Duration = Duration::from_secs(5);
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// A dead letter that cannot be read is told again after this time: the longest that SQS allows.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(12 * 60 * 60);
+const DEAD_LETTERS_AT_ONCE: usize = 10;
 /// How often leftovers of finished builds are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
@@ -85,8 +86,8 @@ impl Worker {
         let Some(engine) = drain.run_until_cancelled(self.engine_that_answers()).await else {
             return Ok(());
         };
-        let bell = Arc::new(Notify::new());
-        let job = self.job(engine, Arc::clone(&bell)).await?;
+        let bell = Bell::default();
+        let job = self.job(engine, bell.clone()).await?;
         let reporter = self.reporter(bell);
         let slots = Slots::new(job.clone(), self.config.concurrency);
         tokio::select! {
@@ -112,7 +113,7 @@ impl Worker {
         }
     }
 
-    async fn job(&self, engine: Engine, bell: Arc<Notify>) -> anyhow::Result<Job> {
+    async fn job(&self, engine: Engine, bell: Bell) -> anyhow::Result<Job> {
         let surroundings = Surroundings::find(&engine, &self.config).await?;
         Ok(Job {
             builder: Builder {
@@ -132,7 +133,7 @@ impl Worker {
         })
     }
 
-    fn reporter(&self, bell: Arc<Notify>) -> Reporter {
+    fn reporter(&self, bell: Bell) -> Reporter {
         Reporter {
             records: self.records.clone(),
             github: self.github.clone(),
@@ -141,6 +142,23 @@ impl Worker {
             data_dir: self.config.data_dir.clone(),
             containers_kept: !self.config.hook.garbage_collect,
             bell,
+        }
+    }
+}
+
+/// Where a delivery comes from.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Queue,
+    DeadLetters,
+}
+
+impl Origin {
+    /// A message that cannot be read becomes a dead letter soon, and is told seldom from then on.
+    fn delay_of_unreadable(self) -> Duration {
+        match self {
+            Self::Queue => Duration::ZERO,
+            Self::DeadLetters => UNREADABLE_DELAY,
         }
     }
 }
@@ -199,7 +217,7 @@ impl Slots {
         for (delivery, slot) in deliveries.into_iter().zip(slots) {
             let job = self.job.clone();
             self.builds.spawn(async move {
-                handle(&job, delivery).await;
+                handle(&job, delivery, Origin::Queue).await;
                 drop(slot);
             });
         }
@@ -207,7 +225,7 @@ impl Slots {
 }
 
 /// Works on one delivery while its lease is kept alive, and settles it or gives it back.
-async fn handle(job: &Job, delivery: Delivery) {
+async fn handle(job: &Job, delivery: Delivery, origin: Origin) {
     let Delivery {
         message,
         receives,
@@ -216,25 +234,27 @@ async fn handle(job: &Job, delivery: Delivery) {
     let message = match message {
         Ok(message) => message,
         Err(error) => {
-            tracing::error!(%error, receives, "cannot read a message; it becomes a dead letter");
-            return give_back(lease, Duration::ZERO).await;
+            tracing::error!(%error, ?origin, "cannot read a message; left for somebody to look at");
+            return give_back(lease, origin.delay_of_unreadable()).await;
         }
     };
-    let id = message.request().id;
+    let request = message.request();
+    let work = async {
+        match origin {
+            Origin::Queue => job.work_on(request, receives).await,
+            Origin::DeadLetters => job.give_up(request, "the worker was interrupted").await,
+        }
+    };
     let verdict = tokio::select! {
-        verdict = job.work_on(message.request(), receives) => verdict,
+        verdict = work => verdict,
         // Somebody else may work on it by now. The container is theirs to adopt.
-        () = keep_alive(&lease) => return tracing::error!(build = %id, "lost the lease of a build"),
+        () = keep_alive(&lease) => return tracing::error!(build = %request.id, "lost a lease"),
     };
     match verdict {
-        Ok(Verdict::Settle) => {
-            if let Err(error) = lease.settle().await {
-                tracing::error!(build = %id, %error, "cannot settle; the result will be reported again");
-            }
-        }
+        Ok(Verdict::Settle) => settle(lease).await,
         Ok(Verdict::GiveBack(delay)) => give_back(lease, delay).await,
         Err(error) => {
-            tracing::error!(build = %id, %error, "cannot keep records; giving the build back");
+            tracing::error!(build = %request.id, %error, "cannot keep records");
             give_back(lease, TROUBLE_DELAY).await;
         }
     }
@@ -252,6 +272,12 @@ async fn keep_alive(lease: &Lease) {
     }
 }
 
+async fn settle(lease: Lease) {
+    if let Err(error) = lease.settle().await {
+        tracing::error!(%error, "cannot settle a message; its result will be reported again");
+    }
+}
+
 async fn give_back(lease: Lease, delay: Duration) {
     if let Err(error) = lease.give_back(delay).await {
         tracing::error!(%error, "cannot give a message back; it returns when its lease ends");
@@ -260,41 +286,21 @@ async fn give_back(lease: Lease, delay: Duration) {
 
 /// Gives what was received too often its final status all the same.
 async fn tell_dead_letters(job: &Job, queue: &Queue) {
+    let mut letters = JoinSet::new();
     loop {
-        match queue.receive_dead_letters(1, RECEIVE_WAIT).await {
-            Ok(letters) => {
-                for letter in letters {
-                    tell_dead_letter(job, letter).await;
-                }
-            }
+        while letters.try_join_next().is_some() {}
+        match queue
+            .receive_dead_letters(DEAD_LETTERS_AT_ONCE, RECEIVE_WAIT)
+            .await
+        {
+            Ok(received) => received.into_iter().for_each(|letter| {
+                let job = job.clone();
+                letters.spawn(async move { handle(&job, letter, Origin::DeadLetters).await });
+            }),
             Err(error) => {
                 tracing::error!(%error, "cannot receive dead letters");
                 sleep(TROUBLE_DELAY).await;
             }
-        }
-    }
-}
-
-async fn tell_dead_letter(job: &Job, letter: Delivery) {
-    let told = match &letter.message {
-        Ok(message) => {
-            job.give_up(message.request(), "the worker was interrupted each time")
-                .await
-        }
-        Err(error) => {
-            tracing::error!(%error, "a dead letter cannot be read; it stays for somebody to look at");
-            return give_back(letter.lease, UNREADABLE_DELAY).await;
-        }
-    };
-    match told {
-        Ok(_) => {
-            if let Err(error) = letter.lease.settle().await {
-                tracing::error!(%error, "cannot settle a dead letter");
-            }
-        }
-        Err(error) => {
-            tracing::error!(%error, "cannot keep records; leaving a dead letter for later");
-            give_back(letter.lease, TROUBLE_DELAY).await;
         }
     }
 }

@@ -231,25 +231,35 @@ impl Records {
         .await
     }
 
-    /// The report that is due first, or how long nothing will be due.
-    pub(crate) async fn next_due(&self) -> Result<Result<DueReport, Option<Duration>>> {
-        self.with(|db| {
+    /// The report of this kind that is due first, or how long none will be due.
+    pub(crate) async fn next_due(
+        &self,
+        report: Report,
+    ) -> Result<Result<DueReport, Option<Duration>>> {
+        self.with(move |db| {
             let now = to_ms(SystemTime::now());
             let next = db
                 .query_row(
-                    "SELECT builds.*, kind, attempts, due_ms FROM outbox AS next
+                    "SELECT builds.*, attempts, due_ms FROM outbox AS next
                      JOIN builds ON builds.id = build_id
-                     WHERE kind = 'status' OR NOT EXISTS (
+                     WHERE kind = ?1 AND (kind = 'status' OR NOT EXISTS (
                         SELECT 1 FROM outbox AS status
                         WHERE status.build_id = next.build_id AND status.kind = 'status'
-                          AND status.attempts < ?1)
-                     ORDER BY due_ms, kind DESC LIMIT 1",
-                    [STATUS_ATTEMPTS_BEFORE_MAIL],
-                    |row| Ok((read_due(row)?, row.get::<_, i64>("due_ms")?)),
+                          AND status.attempts < ?2))
+                     ORDER BY due_ms LIMIT 1",
+                    params![report.as_str(), STATUS_ATTEMPTS_BEFORE_MAIL],
+                    |row| {
+                        let due = DueReport {
+                            build: read_build(row)?,
+                            report,
+                            attempts: row.get("attempts")?,
+                        };
+                        Ok((due, row.get::<_, i64>("due_ms")?))
+                    },
                 )
                 .optional()?;
             Ok(match next {
-                Some((report, due_ms)) if due_ms <= now => Ok(report),
+                Some((due, due_ms)) if due_ms <= now => Ok(due),
                 Some((_, due_ms)) => Err(Some(Duration::from_millis(due_ms.abs_diff(now)))),
                 None => Err(None),
             })
@@ -348,17 +358,6 @@ fn owe(db: &Connection, id: BuildId, report: Report, due_ms: i64) -> rusqlite::R
     .map(drop)
 }
 
-fn read_due(row: &Row<'_>) -> rusqlite::Result<DueReport> {
-    Ok(DueReport {
-        build: read_build(row)?,
-        report: match row.get_ref("kind")?.as_str()? {
-            "status" => Report::Status,
-            _ => Report::Mail,
-        },
-        attempts: row.get("attempts")?,
-    })
-}
-
 fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
     let message: String = row.get("message")?;
     let message = Message::decode(&message).map_err(|error| unreadable(error.into()))?;
@@ -421,12 +420,8 @@ mod tests {
         (directory, records)
     }
 
-    async fn next(records: &Records) -> DueReport {
-        records
-            .next_due()
-            .await
-            .expect("read")
-            .expect("something is due")
+    async fn is_due(records: &Records, report: Report) -> bool {
+        records.next_due(report).await.expect("read").is_ok()
     }
 
     #[tokio::test]
@@ -458,18 +453,12 @@ mod tests {
             .await
             .expect("finished");
 
-        let due = next(&records).await;
-        assert_eq!(due.report, Report::Status);
-        records
-            .report_done(request.id, Report::Status)
-            .await
-            .expect("done");
-        assert_eq!(next(&records).await.report, Report::Mail);
-        records
-            .report_done(request.id, Report::Mail)
-            .await
-            .expect("done");
-        assert!(matches!(records.next_due().await, Ok(Err(None))));
+        assert!(is_due(&records, Report::Status).await);
+        assert!(!is_due(&records, Report::Mail).await);
+        let done = records.report_done(request.id, Report::Status);
+        done.await.expect("done");
+        assert!(!is_due(&records, Report::Status).await);
+        assert!(is_due(&records, Report::Mail).await);
     }
 
     #[tokio::test]
@@ -483,7 +472,7 @@ mod tests {
             .await
             .expect("finished");
         for attempts in 0..STATUS_ATTEMPTS_BEFORE_MAIL {
-            assert!(!matches!(records.next_due().await, Ok(Ok(due)) if due.report == Report::Mail));
+            assert!(!is_due(&records, Report::Mail).await);
             let status = Report::Status;
             records
                 .report_begins(request.id, status)
@@ -494,7 +483,7 @@ mod tests {
                 .await
                 .expect("later");
         }
-        assert_eq!(next(&records).await.report, Report::Mail);
+        assert!(is_due(&records, Report::Mail).await);
     }
 
     #[tokio::test]

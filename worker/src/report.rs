@@ -2,11 +2,10 @@
 //! outlives a GitHub that is down, a mail server that is slow, and this process.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use shared::build::BuildId;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::github::{CommitStatus, Github};
 use crate::log;
@@ -19,8 +18,18 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long to leave records alone that cannot be read.
 const RECORDS_RETRY: Duration = Duration::from_secs(5);
 
-/// Sends what is owed. Clones share the records and the bell.
-#[derive(Debug, Clone)]
+/// Tells the reporter that a report is owed. Clones ring the same bell.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bell(watch::Sender<()>);
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.0.send_replace(());
+    }
+}
+
+/// Sends what is owed.
+#[derive(Debug)]
 pub(crate) struct Reporter {
     pub(crate) records: Records,
     pub(crate) github: Github,
@@ -29,7 +38,7 @@ pub(crate) struct Reporter {
     pub(crate) data_dir: PathBuf,
     /// Whether `docker logs <uuid>` works after the build.
     pub(crate) containers_kept: bool,
-    pub(crate) bell: Arc<Notify>,
+    pub(crate) bell: Bell,
 }
 
 /// Where people look.
@@ -60,21 +69,36 @@ enum Sent {
 
 impl Reporter {
     /// Sends reports for ever. It may be dropped at any time: an attempt is noted before it is
-    /// made.
+    /// made. Statuses and mails go their own ways, so that no commit waits for a mail server.
     pub(crate) async fn run(&self) {
+        tokio::join!(
+            self.send_for_ever(Report::Status),
+            self.send_for_ever(Report::Mail)
+        );
+    }
+
+    /// Sends what is due now.
+    pub(crate) async fn send_all_due(&self) {
+        self.send_due(Report::Status).await;
+        self.send_due(Report::Mail).await;
+    }
+
+    async fn send_for_ever(&self, report: Report) {
+        let mut rung = self.bell.0.subscribe();
         loop {
-            let idle = self.send_all_due().await;
+            rung.mark_unchanged();
+            let idle = self.send_due(report).await;
             tokio::select! {
-                () = self.bell.notified() => {}
+                _ = rung.changed() => {}
                 () = pause(idle) => {}
             }
         }
     }
 
-    /// Sends what is due, and tells how long nothing will be.
-    pub(crate) async fn send_all_due(&self) -> Option<Duration> {
+    /// Sends what is due of one kind, and tells how long nothing will be.
+    async fn send_due(&self, report: Report) -> Option<Duration> {
         loop {
-            let sent = match self.records.next_due().await {
+            let sent = match self.records.next_due(report).await {
                 Ok(Ok(due)) => self.deliver(&due).await,
                 Ok(Err(idle)) => return idle,
                 Err(error) => Err(error),
@@ -93,7 +117,10 @@ impl Reporter {
             Report::Status => self.send_status(due).await,
             Report::Mail => self.send_mail(due).await,
         };
-        self.note(due, sent).await
+        self.note(due, sent).await?;
+        // A mail may have waited for this status.
+        self.bell.ring();
+        Ok(())
     }
 
     async fn note(&self, due: &DueReport, sent: Sent) -> Result<(), RecordError> {
