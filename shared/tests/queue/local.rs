@@ -233,10 +233,12 @@ async fn what_cannot_be_opened_is_told_in_one_line() {
 
 #[tokio::test]
 async fn a_queue_of_a_newer_version_is_left_alone() {
-    let data_dir = TempDir::new().expect("a temporary directory");
-    database(data_dir.path())
-        .execute_batch("PRAGMA user_version = 2")
-        .expect("sql");
+    let LocalTest {
+        queue, data_dir, ..
+    } = LocalTest::new().await;
+    drop(queue);
+    let newer = "PRAGMA user_version = 2";
+    database(data_dir.path()).execute_batch(newer).expect("sql");
     assert_unreachable(LocalQueue::open(data_dir.path()).await);
 }
 
@@ -250,13 +252,15 @@ async fn a_message_that_cannot_be_read_is_delivered_as_such() {
 }
 
 #[tokio::test]
-async fn a_broken_database_fails_the_check() {
+async fn a_broken_database_is_told_at_once() {
     let test = LocalTest::new().await;
     database(test.data_dir.path())
         .execute_batch("DROP TABLE message")
         .expect("sql");
+    let begun = Instant::now();
     assert_unreachable(test.queue.check().await);
     assert_unreachable(test.queue.receive(1, LONG).await);
+    assert!(begun.elapsed() < LONG, "told at once, not after the wait");
 }
 
 /// Breaks the commit of every group in which a message of the repository `octo/poison` is sent:
