@@ -125,6 +125,35 @@ END
             - "$base_image" >/dev/null
 )
 
+rust_image=rust:1-trixie
+
+# Makes sure that the engine has $rust_image: as it is, pulled, or, where no
+# registry can be reached, made from this machine's own toolchain.
+ensure_rust_image() {
+    if docker image inspect "$rust_image" >/dev/null 2>&1; then return 0; fi
+    say "pulling $rust_image"
+    if timeout 300 docker pull --quiet "$rust_image"; then return 0; fi
+    need rustc "without a registry, $rust_image is made from this machine's toolchain"
+    ensure_base_image
+    say "no registry can be reached: making a stand-in for $rust_image from this machine's toolchain"
+    toolchain_context | docker build --quiet --force-rm --tag "$rust_image" - >/dev/null
+}
+
+# A Dockerfile and beside it the toolchain's bin and lib.
+toolchain_context() (
+    dockerfile=$(mktemp -d)
+    trap 'rm -rf "$dockerfile"' EXIT
+    cat >"$dockerfile/Dockerfile" <<END
+FROM $base_image
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY bin /usr/local/bin
+COPY lib /usr/local/lib
+END
+    tar --create --directory "$dockerfile" Dockerfile --directory "$(rustc --print sysroot)" bin lib
+)
+
 # build_image TAG [BINARY]: builds infra/docker/Dockerfile. With BINARY, which
 # this machine's cargo compiled, nothing is compiled and no image with Rust in it
 # is needed; without, the image's own first stage compiles the checkout.

@@ -3,3 +3,4 @@
 mod architecture;
 mod fixture;
 mod outcomes;
+mod own_repository;

@@ -37,6 +37,20 @@ impl TestRepo {
         (repo, sha)
     }
 
+    /// A copy of the repository in `dir`, as it was last committed.
+    pub fn clone_of(dir: &Path) -> Self {
+        let copy = Self {
+            dir: tempfile::tempdir().expect("a temporary directory can be made"),
+        };
+        copy.git(&["clone", "--quiet", &dir.to_string_lossy(), "."]);
+        copy
+    }
+
+    /// The id of the current commit.
+    pub fn head(&self) -> String {
+        self.git(&["rev-parse", "HEAD"])
+    }
+
     /// Writes a file; [`TestRepo::commit`] takes it up.
     pub fn write(&self, path: &str, contents: impl AsRef<[u8]>) -> &Self {
         let path = self.place(path);
