@@ -48,7 +48,19 @@ const SCHEMA: &str = "
 pub(super) struct Store {
     connection: Connection,
     /// Released after the connection is closed, since fields are dropped in order.
-    _lock: File,
+    _lock: DirectoryLock,
+}
+
+/// Keeps other processes out for as long as it lives.
+struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    /// To close the file is not enough: a process that is being started may share it until its
+    /// `exec`.
+    fn drop(&mut self) {
+        // If it fails, the end of this process releases the lock.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Statements that become durable together.
@@ -288,7 +300,7 @@ fn create(data_dir: &Path) -> io::Result<()> {
         .try_for_each(sync_directory)
 }
 
-fn lock(data_dir: &Path) -> Result<File, QueueError> {
+fn lock(data_dir: &Path) -> Result<DirectoryLock, QueueError> {
     let file = File::options()
         .create(true)
         .write(true)
@@ -296,7 +308,7 @@ fn lock(data_dir: &Path) -> Result<File, QueueError> {
         .open(data_dir.join(LOCK))
         .map_err(|error| unusable(data_dir, &error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(QueueError::InUse(data_dir.display().to_string())),
         Err(TryLockError::Error(error)) => Err(unusable(data_dir, &error)),
     }
