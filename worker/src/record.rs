@@ -140,7 +140,7 @@ impl Records {
             db.query_row(
                 "SELECT * FROM builds WHERE id = ?1",
                 [id.to_string()],
-                |row| read_build(row),
+                read_build,
             )
             .optional()
         })
@@ -165,7 +165,7 @@ impl Records {
             db.query_row(
                 "SELECT * FROM builds WHERE id = ?1",
                 [request.id.to_string()],
-                |row| read_build(row),
+                read_build,
             )
         })
         .await
