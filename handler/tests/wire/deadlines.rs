@@ -141,6 +141,23 @@ async fn a_peer_that_does_not_read_its_answer_is_cut() {
 }
 
 #[tokio::test]
+async fn a_peer_that_stays_after_its_last_answer_does_not_keep_its_slot() {
+    let service = Service::with_limits(Limits {
+        connections: 1,
+        linger: SHORT,
+        ..patient()
+    })
+    .await;
+    let mut staying = service.connect().await;
+    staying
+        .send(head("POST", "/", &[("content-length", "1000")]))
+        .await;
+    assert_eq!(staying.answer().await.status, 401);
+    assert_eq!(service.answer(health()).await.status, 200);
+    drop(staying);
+}
+
+#[tokio::test]
 async fn connections_above_the_cap_wait_for_a_slot() {
     let service = Service::with_limits(Limits {
         connections: 2,
