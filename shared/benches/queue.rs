@@ -1,7 +1,7 @@
 //! Durable sends a second: senders who share commits, against one transaction for each send. Then
 //! what a long queue costs in memory. Writes to the directory for temporary files (`TMPDIR`).
 //!
-//!     cargo bench -p compose-ci-shared --features local-queue
+//!     cargo bench -p compose-ci-shared --features local-queue --bench queue
 
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
