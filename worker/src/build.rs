@@ -229,28 +229,29 @@ impl Builder {
         loop {
             // Normally it has ended by now. If it has not, the inspection says so.
             let _ = timeout(EXIT_DELAY, self.engine.wait(name)).await;
-            let (found, mark) = tokio::join!(
-                self.engine.inspect(name),
-                self.engine.read_file(name, container::END_MARK)
-            );
-            match (found, mark) {
-                (Ok(found), _) if found.phase == Phase::Running => return Ok(None),
-                (Ok(found), Ok(mark)) => {
-                    return Ok(Some(Ending {
-                        end_mark: mark.and_then(|content| container::parse_end_mark(&content)),
-                        exit_code: found.exit_code,
-                        oom_killed: found.oom_killed,
-                        timed_out,
-                    }));
-                }
-                (Err(EngineError::Gone(_)), _) | (_, Err(EngineError::Gone(_)))
-                    if Instant::now() < give_up =>
-                {
-                    sleep(ENGINE_RETRY).await;
-                }
-                (Err(error), _) | (_, Err(error)) => return Err(error),
+            match self.inspect_ending(name, timed_out).await {
+                Err(EngineError::Gone(_)) if Instant::now() < give_up => sleep(ENGINE_RETRY).await,
+                ending => return ending,
             }
         }
+    }
+
+    async fn inspect_ending(
+        &self,
+        name: &str,
+        timed_out: bool,
+    ) -> Result<Option<Ending>, EngineError> {
+        let found = self.engine.inspect(name).await?;
+        if found.phase == Phase::Running {
+            return Ok(None);
+        }
+        let mark = container::end_mark(found.exit_code);
+        Ok(Some(Ending {
+            marked: self.engine.exists(name, &mark).await?,
+            exit_code: found.exit_code,
+            oom_killed: found.oom_killed,
+            timed_out,
+        }))
     }
 
     /// A build whose log cannot be kept is no build: stops it.

@@ -9,15 +9,16 @@ use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, VolumeCreateRequest};
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, RemoveVolumeOptionsBuilder,
-    StopContainerOptionsBuilder, UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    AttachContainerOptionsBuilder, ContainerArchiveInfoOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder,
+    ListImagesOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    RemoveVolumeOptionsBuilder, StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use shared::config::EngineConfig;
 
 /// How long the engine may take to answer a call. A busy disk makes it slow; an engine that takes
@@ -186,21 +187,18 @@ impl Engine {
             .await?)
     }
 
-    /// The first file in what the engine packs of this path; nothing if the path does not exist.
-    pub(crate) async fn read_file(&self, container: &str, path: &str) -> Result<Option<Vec<u8>>> {
-        let options = DownloadFromContainerOptionsBuilder::default()
+    /// Whether there is something at this path in a container, running or not. This costs the
+    /// engine a tenth of packing it to be read.
+    pub(crate) async fn exists(&self, container: &str, path: &str) -> Result<bool> {
+        let options = ContainerArchiveInfoOptionsBuilder::default()
             .path(path)
             .build();
-        let chunks = self
+        let found = self
             .docker
-            .download_from_container(container, Some(options));
-        let packed = in_time(chunks.try_fold(Vec::new(), |mut all, chunk| async move {
-            all.extend_from_slice(&chunk);
-            Ok(all)
-        }));
-        match packed.await {
-            Ok(packed) => Ok(first_file(&packed)),
-            Err(EngineError::NotFound(_)) => Ok(None),
+            .get_container_archive_info(container, Some(options));
+        match in_time(found).await {
+            Ok(_) => Ok(true),
+            Err(EngineError::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -423,14 +421,6 @@ fn tagged(image: &str) -> String {
     } else {
         format!("{image}:latest")
     }
-}
-
-fn first_file(packed: &[u8]) -> Option<Vec<u8>> {
-    let mut archive = tar::Archive::new(packed);
-    let mut entry = archive.entries().ok()?.next()?.ok()?;
-    let mut content = Vec::new();
-    std::io::Read::read_to_end(&mut entry, &mut content).ok()?;
-    Some(content)
 }
 
 #[cfg(test)]

@@ -69,8 +69,8 @@ impl From<EngineError> for Obstacle {
 /// What is known of a build container that came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
-    /// The exit code in the end mark, if the wrapper wrote one.
-    pub end_mark: Option<i64>,
+    /// Whether the wrapper left the end mark of this very exit code.
+    pub marked: bool,
     /// The exit code that the engine reports.
     pub exit_code: i64,
     /// Whether the engine saw the kernel kill a process of the container for want of memory.
@@ -98,19 +98,14 @@ impl Outcome {
                 limit_bytes: memory_bytes,
             },
             Ending {
-                end_mark: Some(0), ..
-            } => Self::Passed,
-            Ending {
-                end_mark: Some(exit_code),
-                ..
-            } => Self::Failed { exit_code },
-            Ending {
-                end_mark: None,
+                marked: false,
                 exit_code,
                 ..
             } => Self::error(format!(
                 "the hook was interrupted (container exit code {exit_code}, no end mark)"
             )),
+            Ending { exit_code: 0, .. } => Self::Passed,
+            Ending { exit_code, .. } => Self::Failed { exit_code },
         }
     }
 
@@ -132,7 +127,7 @@ mod tests {
     use super::*;
 
     const CLEAN: Ending = Ending {
-        end_mark: Some(0),
+        marked: true,
         exit_code: 0,
         oom_killed: false,
         timed_out: false,
@@ -143,10 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn the_end_mark_decides_between_passed_and_failed() {
+    fn the_exit_code_decides_between_passed_and_failed() {
         assert_eq!(outcome(CLEAN), Outcome::Passed);
         let failed = Ending {
-            end_mark: Some(3),
             exit_code: 3,
             ..CLEAN
         };
@@ -156,7 +150,7 @@ mod tests {
     #[test]
     fn exit_code_0_without_an_end_mark_is_an_error() {
         let interrupted = outcome(Ending {
-            end_mark: None,
+            marked: false,
             ..CLEAN
         });
         assert!(
@@ -183,7 +177,6 @@ mod tests {
     fn a_stopped_hook_timed_out_whatever_it_answered() {
         let stopped = Ending {
             timed_out: true,
-            end_mark: Some(0),
             ..CLEAN
         };
         assert_eq!(outcome(stopped), Outcome::TimedOut { timeout_s: 60 });
