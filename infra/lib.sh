@@ -62,10 +62,21 @@ ensure_engine() {
     else
         local log=/var/log/dockerd.log
         say "starting the Docker engine in the background: there is no systemd here (log: $log; kill \$(cat /var/run/docker.pid) ends it)"
+        remove_stale_pid_files
         setsid dockerd >"$log" 2>&1 </dev/null &
     fi
     wait_until 30 engine_answers \
         || die "the Docker engine did not start within 30 s${log:+: $(tail -n 1 "$log")}"
+}
+
+# An engine that was killed leaves its process id behind, and the next one does not
+# start if that id belongs to somebody else by now.
+remove_stale_pid_files() {
+    local file
+    for file in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
+        [ -e "$file" ] || continue
+        grep -qE '^(dockerd|containerd)$' "/proc/$(cat "$file")/comm" 2>/dev/null || rm -f "$file"
+    done
 }
 
 engine_answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
