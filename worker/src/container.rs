@@ -25,20 +25,26 @@ const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// every image can write there.
 const END_MARK: &str = "/tmp/.compose-ci-end";
 
-/// Runs the hook and leaves the end mark (`$0` is [`END_MARK`]). It is the container's first process, so it must pass a
-/// TERM on itself: the kernel gives the first process no default action for it, and shells do
-/// not forward signals. `wait` returns early when a signal comes, hence the loop.
+/// Runs the hook and leaves the end mark (`$0` is [`END_MARK`]). It is the container's first
+/// process, so it must pass a TERM on itself: the kernel gives the first process no default action
+/// for it, and shells do not forward signals. `wait` returns early when a signal comes, hence the
+/// loop.
+///
+/// A hook that was asked to end has proved nothing, even if it answers 0 as many programs do: it
+/// leaves no mark. Both outputs are one pipe, which keeps the order of what is written; of two the
+/// engine reads now one, now the other.
 const WRAPPER: &str = r#"
 rm -f "$0".*
-trap 'kill -TERM -1' TERM INT
-sh -c "$HOOK" &
+stopped=
+trap 'stopped=1; kill -TERM -1' TERM INT
+sh -c "$HOOK" 2>&1 &
 hook=$!
 while :; do
   wait "$hook"
   code=$?
   kill -0 "$hook" 2>/dev/null || break
 done
-: > "$0.$code"
+[ "$stopped" ] || : > "$0.$code"
 exit "$code"
 "#;
 
