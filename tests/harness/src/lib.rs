@@ -13,9 +13,11 @@ mod process;
 mod certificates;
 mod smtp;
 mod engine;
+mod docker;
 mod one_box;
 
 pub use self::certificates::Certificates;
+pub use self::docker::{AtEnd, docker};
 pub use self::engine::{Engine, Snapshot, test_image};
 pub use self::git::TestRepo;
 pub use self::github::{
