@@ -25,6 +25,10 @@ const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// every image can write there.
 const END_MARK: &str = "/tmp/.compose-ci-end";
 
+/// What our own image sets for the service and no hook should see: a compose file that says
+/// `${PORT:-3000}` does not mean the service's.
+const SERVICE_DEFAULTS: [&str; 2] = ["DATA_DIR", "PORT"];
+
 /// Runs the hook and leaves the end mark (`$0` is [`END_MARK`]). It is the container's first
 /// process, so it must pass a TERM on itself: the kernel gives the first process no default action
 /// for it, and shells do not forward signals. `wait` returns early when a signal comes, hence the
@@ -35,9 +39,10 @@ const END_MARK: &str = "/tmp/.compose-ci-end";
 /// engine reads now one, now the other.
 const WRAPPER: &str = r#"
 rm -f "$0".*
+exec 2>&1
 stopped=
 trap 'stopped=1; kill -TERM -1' TERM INT
-sh -c "$HOOK" 2>&1 &
+sh -c "$HOOK" &
 hook=$!
 while :; do
   wait "$hook"
@@ -180,9 +185,10 @@ fn environment(plan: &Plan<'_>, hook: &HookConfig) -> Vec<String> {
         GitRef::Branch(name) => ("branch", name.as_str()),
         GitRef::Tag(name) => ("tag", name.as_str()),
     }));
-    env.iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    let set = env.iter().map(|(name, value)| format!("{name}={value}"));
+    // A name alone takes the variable out of the image's environment.
+    let unset = SERVICE_DEFAULTS.map(str::to_owned);
+    set.chain(unset).collect()
 }
 
 /// The path of the mark that a hook with this exit code leaves. The code stands in the name
@@ -263,6 +269,8 @@ mod tests {
         commit=0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c
         repo=octo/hello
         short_commit=0d1a26e
+        DATA_DIR
+        PORT
         ");
         let tag = body(Some("refs/tags/v1"), &hook()).env.expect("env");
         assert!(tag.contains(&"tag=v1".to_owned()), "{tag:?}");
