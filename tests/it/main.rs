@@ -3,4 +3,6 @@
 mod architecture;
 mod fixture;
 mod outcomes;
+mod checkout;
+mod compose;
 mod own_repository;
