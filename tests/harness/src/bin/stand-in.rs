@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use compose_ci_harness::{GitHub, Settings, TOKEN};
+use compose_ci_harness::{GitHub, Settings, TOKEN, Tarball};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Serves git repositories as GitHub does: commit statuses, commits and tarballs.
@@ -33,8 +33,12 @@ struct Options {
     token: String,
 
     /// A git repository to serve, bare or not; may be repeated.
-    #[arg(long = "repo", value_name = "OWNER/NAME=GIT_DIR", required = true, value_parser = hosted)]
+    #[arg(long = "repo", value_name = "OWNER/NAME=GIT_DIR", value_parser = hosted)]
     repos: Vec<(String, PathBuf)>,
+
+    /// A commit made up of so many files of this size; may be repeated.
+    #[arg(long = "commit", value_name = "OWNER/NAME@SHA=FILESxBYTES", value_parser = made_up)]
+    commits: Vec<(String, String, Tarball)>,
 }
 
 #[tokio::main]
@@ -55,6 +59,9 @@ async fn main() -> anyhow::Result<()> {
     for (repo, dir) in options.repos {
         github.host(&repo, dir);
     }
+    for (repo, sha, tarball) in options.commits {
+        github.host_tarball(&repo, &sha, tarball);
+    }
     println!("listening on {}", github.address());
     tokio::select! {
         _ = terminated.recv() => {}
@@ -67,9 +74,28 @@ fn hosted(text: &str) -> anyhow::Result<(String, PathBuf)> {
     let (repo, dir) = text
         .split_once('=')
         .ok_or_else(|| anyhow!("not OWNER/NAME=GIT_DIR"))?;
-    if repo.split('/').filter(|part| !part.is_empty()).count() != 2 {
-        return Err(anyhow!("{repo} is not OWNER/NAME"));
-    }
     let dir = std::fs::canonicalize(dir).with_context(|| format!("finding {dir}"))?;
-    Ok((repo.to_owned(), dir))
+    Ok((repo_name(repo)?, dir))
+}
+
+fn made_up(text: &str) -> anyhow::Result<(String, String, Tarball)> {
+    let parts = || {
+        let (repo, commit) = text.split_once('@')?;
+        let (sha, size) = commit.split_once('=')?;
+        let (files, file_size_bytes) = size.split_once('x')?;
+        let tarball = Tarball::Generated {
+            files: files.parse().ok()?,
+            file_size_bytes: file_size_bytes.parse().ok()?,
+        };
+        Some((repo, sha.to_owned(), tarball))
+    };
+    let (repo, sha, tarball) = parts().ok_or_else(|| anyhow!("not OWNER/NAME@SHA=FILESxBYTES"))?;
+    Ok((repo_name(repo)?, sha, tarball))
+}
+
+fn repo_name(text: &str) -> anyhow::Result<String> {
+    if text.split('/').filter(|part| !part.is_empty()).count() != 2 {
+        return Err(anyhow!("{text} is not OWNER/NAME"));
+    }
+    Ok(text.to_owned())
 }
