@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use harness::{Engine, GitHub, OneBox, Push, Setup, Status, Tarball, TestRepo, docker};
+use harness::{Engine, GitHub, OneBox, Push, Setup, SmtpSink, Status, Tarball, TestRepo, docker};
 use shared::build::BuildId;
 
 /// The repository of the tests.
@@ -142,6 +142,16 @@ impl Built {
             self.log
         );
     }
+}
+
+/// The service with mail to this sink, in the clear.
+pub(crate) fn by_smtp(setup: Setup, sink: &SmtpSink) -> Setup {
+    setup
+        .env("SMTP_HOST", sink.address().ip().to_string())
+        .env("SMTP_PORT", sink.address().port().to_string())
+        .env("SMTP_TLS", "none")
+        .env("SMTP_FROM", "ci@example.org")
+        .env("SMTP_TO", "team@example.org")
 }
 
 /// What a build has written so far, as it is stored.

@@ -5,4 +5,5 @@ mod fixture;
 mod outcomes;
 mod checkout;
 mod compose;
+mod retries;
 mod own_repository;

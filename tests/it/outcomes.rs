@@ -4,7 +4,9 @@ use std::io::{self, Read};
 
 use harness::{Endpoint, Fault, Setup, SinkOptions, SmtpSink, Tarball, docker};
 
-use crate::fixture::{Built, DEADLINE, Fixture, GATE, MADE_UP, REPO, at_gate, without_times};
+use crate::fixture::{
+    Built, DEADLINE, Fixture, GATE, MADE_UP, REPO, at_gate, by_smtp, without_times,
+};
 
 /// What is told about one build, for a snapshot: statuses, page and mail.
 struct Story {
@@ -20,7 +22,7 @@ impl Story {
     /// As [`Story::of`], while something happens to the build of this id.
     async fn disturbed(fixture: &Fixture, setup: Setup, disturb: impl AsyncFnOnce(&str)) -> Self {
         let sink = SmtpSink::start(SinkOptions::default()).await;
-        let service = with_mail(setup, &sink).start().await;
+        let service = by_smtp(setup, &sink).start().await;
         let build = fixture.push(&service).await;
         disturb(&build).await;
         let built = fixture.finished(&service, build).await;
@@ -42,15 +44,6 @@ impl Story {
             built,
         }
     }
-}
-
-fn with_mail(setup: Setup, sink: &SmtpSink) -> Setup {
-    setup
-        .env("SMTP_HOST", sink.address().ip().to_string())
-        .env("SMTP_PORT", sink.address().port().to_string())
-        .env("SMTP_TLS", "none")
-        .env("SMTP_FROM", "ci@example.org")
-        .env("SMTP_TO", "team@example.org")
 }
 
 /// What stands in the page's `<h1>`.
@@ -307,7 +300,7 @@ async fn statuses_and_mail_link_to_the_page() {
         .env("PUBLIC_URL", "https://ci.example.org/")
         .env("STATUS_CONTEXT", "ci/compose");
     let sink = SmtpSink::start(SinkOptions::default()).await;
-    let built = fixture.run(with_mail(setup, &sink)).await;
+    let built = fixture.run(by_smtp(setup, &sink)).await;
     let page = format!("https://ci.example.org/builds/{}", built.id);
     for status in &built.statuses {
         assert_eq!(status.target_url.as_deref(), Some(&*page));

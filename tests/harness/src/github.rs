@@ -207,12 +207,29 @@ impl GitHub {
     /// # Panics
     /// After `deadline`, with the requests that came.
     pub async fn wait_for_request(&self, is_it: impl Fn(&Request) -> bool, deadline: Duration) {
+        self.wait_for_requests(1, is_it, deadline).await;
+    }
+
+    /// Waits until `count` requests that satisfy `is_it` have arrived, answered or not.
+    ///
+    /// # Panics
+    /// After `deadline`, with the requests that came.
+    pub async fn wait_for_requests(
+        &self,
+        count: usize,
+        is_it: impl Fn(&Request) -> bool,
+        deadline: Duration,
+    ) {
         let mut record = self.0.state.record.subscribe();
-        let waited = record.wait_for(|record| record.requests.iter().any(&is_it));
+        let arrived = |record: &Record| {
+            let requests = record.requests.iter();
+            requests.filter(|request| is_it(request)).count()
+        };
+        let waited = record.wait_for(|record| arrived(record) >= count);
         let in_time = tokio::time::timeout(deadline, waited).await.is_ok();
         assert!(
             in_time,
-            "the request did not come in {deadline:?}: {:#?}",
+            "not {count} such requests in {deadline:?}: {:#?}",
             self.requests()
         );
     }

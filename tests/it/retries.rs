@@ -1,0 +1,170 @@
+//! A GitHub that fails: what is tried again, what is not, and that nothing is told twice.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use harness::{CommitState, Endpoint, Fault, GitHub, OneBox, Request, SinkOptions, SmtpSink};
+
+use crate::fixture::{Built, DEADLINE, Fixture, GATE, at_gate, by_smtp, open_gate, told};
+
+fn posts_a_status(request: &Request) -> bool {
+    request.method == "POST"
+}
+
+fn posts(github: &GitHub) -> usize {
+    let requests = github.requests();
+    requests.iter().filter(|one| posts_a_status(one)).count()
+}
+
+/// Begins a build and waits until it was announced and its hook waits at the gate: what is
+/// planned from now on meets the final status.
+async fn announced(fixture: &Fixture, service: &OneBox) -> String {
+    let build = fixture.push(service).await;
+    let announced = |statuses: &[harness::Status]| !statuses.is_empty();
+    let github = &fixture.github;
+    github
+        .wait_for_status(&fixture.sha, announced, DEADLINE)
+        .await;
+    at_gate(&fixture.engine, &build).await;
+    build
+}
+
+/// A build that passes, and whose final status meets a fault.
+struct Met {
+    built: Built,
+    /// How often a status was posted, the pending one included.
+    posts: usize,
+    /// From the fault to the status.
+    waited: Duration,
+}
+
+async fn final_status_meets(fault: Fault) -> Met {
+    let fixture = Fixture::plain().await;
+    let github = &fixture.github;
+    let service = fixture.setup(GATE).start().await;
+    let build = announced(&fixture, &service).await;
+    github.fail_next(Endpoint::PostStatus, 1, fault);
+    open_gate(&build).await;
+    github.wait_for_requests(2, posts_a_status, DEADLINE).await;
+    let met = Instant::now();
+    github.wait_for_end(&fixture.sha, DEADLINE).await;
+    let waited = met.elapsed();
+    Met {
+        built: fixture.finished(&service, build).await,
+        posts: posts(github),
+        waited,
+    }
+}
+
+#[tokio::test]
+async fn a_final_status_that_meets_trouble_is_posted_again() {
+    let too_many = Fault::Answer {
+        code: 429,
+        headers: vec![("retry-after", "1".to_owned())],
+        message: "Too many requests",
+    };
+    let faults = [Fault::code(500), Fault::code(502), too_many];
+    for met in join_all(faults.map(final_status_meets)).await {
+        met.built.assert_passed();
+        assert_eq!(met.posts, 3);
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured() {
+    let met = final_status_meets(Fault::secondary_limit(4)).await;
+    met.built.assert_passed();
+    assert!(met.waited >= Duration::from_secs(4), "{:?}", met.waited);
+}
+
+#[tokio::test]
+async fn a_final_status_whose_answer_was_lost_is_not_posted_again() {
+    let met = final_status_meets(Fault::LoseAnswer).await;
+    met.built.assert_passed();
+    assert_eq!(met.posts, 2);
+}
+
+#[tokio::test]
+async fn a_pending_status_that_meets_trouble_is_posted_once_while_the_build_runs() {
+    let announced_through = async |fault: Fault| {
+        let fixture = Fixture::plain().await;
+        fixture.github.fail_next(Endpoint::PostStatus, 1, fault);
+        let service = fixture.setup(GATE).start().await;
+        let build = announced(&fixture, &service).await;
+        open_gate(&build).await;
+        fixture.finished(&service, build).await.assert_passed();
+    };
+    join_all([Fault::code(503), Fault::LoseAnswer].map(announced_through)).await;
+}
+
+/// What the mail says of a final status that GitHub refuses.
+async fn told_by_mail(code: u16) -> String {
+    let fixture = Fixture::plain().await;
+    let github = &fixture.github;
+    let sink = SmtpSink::start(SinkOptions::default()).await;
+    let mut service = by_smtp(fixture.setup(GATE), &sink).start().await;
+    service.leave_unfinished();
+    let build = announced(&fixture, &service).await;
+    github.fail_next(Endpoint::PostStatus, 1, Fault::code(code));
+    open_gate(&build).await;
+    let mail = sink.wait_for_mails(1, DEADLINE).await.remove(0);
+    assert_eq!(posts(github), 2, "{code} is not tried again");
+    assert_eq!(told(&github.statuses(&fixture.sha)), ["Pending: building"]);
+    assert!(mail.subject.contains(" passed in "), "{}", mail.subject);
+    let mut lines = mail.text.lines();
+    let problem = lines.find(|line| line.contains("status"));
+    problem.unwrap_or("nothing").to_owned()
+}
+
+#[tokio::test]
+async fn a_final_status_that_is_refused_is_not_tried_again_and_told_by_mail() {
+    let told = join_all([401, 403, 404, 422].map(told_by_mail)).await;
+    insta::assert_snapshot!(told.join("\n"), @r"
+    The status of the commit could not be posted: GitHub answered 401 to the commit status (is GITHUB_TOKEN still valid?)
+    The status of the commit could not be posted: GitHub answered 403 to the commit status (may GITHUB_TOKEN do this?)
+    The status of the commit could not be posted: GitHub answered 404 to the commit status (does it exist, and may GITHUB_TOKEN see it?)
+    The status of the commit could not be posted: GitHub answered 422 to the commit status
+    ");
+}
+
+/// A build whose tarball meets these faults before it arrives.
+async fn tarball_meets(endpoint: Endpoint, count: usize, fault: Fault) {
+    let fixture = Fixture::plain().await;
+    fixture.github.fail_next(endpoint, count, fault);
+    let built = fixture.run(fixture.setup("cat README.md")).await;
+    built.assert_passed();
+    assert_eq!(built.log, "hello\n");
+}
+
+#[tokio::test]
+async fn a_tarball_that_meets_trouble_is_fetched_again() {
+    tokio::join!(
+        tarball_meets(Endpoint::Tarball, 2, Fault::code(500)),
+        tarball_meets(Endpoint::Tarball, 1, Fault::LoseAnswer),
+        tarball_meets(Endpoint::Tarball, 1, Fault::secondary_limit(1)),
+        tarball_meets(Endpoint::Codeload, 1, Fault::code(503)),
+        tarball_meets(Endpoint::Codeload, 2, Fault::CutAfter(100)),
+    );
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_could_build_ends_with_an_error() {
+    let fixture = Fixture::plain().await;
+    let github = &fixture.github;
+    github.fail_next(Endpoint::Tarball, 3, Fault::Hang);
+    let mut service = fixture.setup("true").start().await;
+    let build = fixture.push(&service).await;
+    for attempt in 1..=3 {
+        let fetches = |request: &Request| request.path.contains("/tarball/");
+        github.wait_for_requests(attempt, fetches, DEADLINE).await;
+        service.kill();
+        service.start_again().await;
+    }
+    let built = fixture.finished(&service, build).await;
+    let last = built.statuses.last().expect("a status");
+    assert_eq!(last.state, CommitState::Error);
+    insta::assert_snapshot!(built.told().join("\n"), @r"
+    Pending: building
+    Error: error: gave up after 3 attempts (the worker was interrupted)
+    ");
+}
