@@ -1,5 +1,6 @@
 //! The loop: lease → slot → heartbeat, until the process is asked to stop.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,15 +91,18 @@ impl Worker {
         let job = self.job(engine, bell.clone()).await?;
         let reporter = self.reporter(bell);
         let slots = Slots::new(job.clone(), self.config.concurrency);
+        let ending = CancellationToken::new();
+        let mut reporting = pin!(reporter.run(&ending));
         tokio::select! {
             () = slots.run(&queue, drain, self.config.drain_timeout) => {}
             () = tell_dead_letters(&job, &queue) => {}
-            () = reporter.run() => {}
+            () = &mut reporting => {}
             () = sweep_regularly(&job.builder.engine, &self.records) => {}
             () = shutdown.abort.cancelled() => return Ok(()),
         }
         // What the last builds owe, if it can be sent at once; the next start sends the rest.
-        let _ = timeout(LAST_REPORTS, reporter.send_all_due()).await;
+        ending.cancel();
+        let _ = timeout(LAST_REPORTS, reporting).await;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use shared::build::BuildId;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::github::{CommitStatus, Github};
 use crate::log;
@@ -68,29 +69,32 @@ enum Sent {
 }
 
 impl Reporter {
-    /// Sends reports for ever. It may be dropped at any time: an attempt is noted before it is
-    /// made. Statuses and mails go their own ways, so that no commit waits for a mail server.
-    pub(crate) async fn run(&self) {
+    /// Sends reports until `ending` is cancelled, and then those that are due. An attempt is noted
+    /// before it is made, so this may be dropped at any time; but a mail that is dropped on its
+    /// way is sent twice. Statuses and mails go their own ways, so that no commit waits for a mail
+    /// server.
+    pub(crate) async fn run(&self, ending: &CancellationToken) {
         tokio::join!(
-            self.send_for_ever(Report::Status),
-            self.send_for_ever(Report::Mail)
+            self.send_until(ending, Report::Status),
+            self.send_until(ending, Report::Mail)
         );
-    }
-
-    /// Sends what is due now.
-    pub(crate) async fn send_all_due(&self) {
-        self.send_due(Report::Status).await;
+        // The mails that waited for the last statuses.
         self.send_due(Report::Mail).await;
     }
 
-    async fn send_for_ever(&self, report: Report) {
+    async fn send_until(&self, ending: &CancellationToken, report: Report) {
         let mut rung = self.bell.0.subscribe();
         loop {
             rung.mark_unchanged();
+            let is_last = ending.is_cancelled();
             let idle = self.send_due(report).await;
+            if is_last {
+                return;
+            }
             tokio::select! {
                 _ = rung.changed() => {}
                 () = pause(idle) => {}
+                () = ending.cancelled() => {}
             }
         }
     }
