@@ -27,6 +27,9 @@ pub const WEBHOOK_SECRET: &str = "the webhook secret of the tests";
 /// How long the service may take until it listens.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long a service may clean up after its last build when its test is over.
+const CLEAN_UP_GRACE: Duration = Duration::from_secs(5);
+
 /// How long one request of a test may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -366,7 +369,12 @@ impl OneBox {
 
 impl Drop for OneBox {
     fn drop(&mut self) {
-        self.process.kill();
+        if self.may_leave_unfinished {
+            self.process.kill();
+        } else {
+            // The final status comes before the clean-up, and a test may end in between.
+            self.process.end(CLEAN_UP_GRACE);
+        }
         if std::thread::panicking() {
             self.tell();
             return;

@@ -6,7 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::sync::watch;
 
 /// A running program; dropping it kills it.
@@ -94,6 +95,19 @@ impl Process {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let sent = kill_process(pid.expect("a pid is positive"), Signal::TERM);
         sent.expect("a child that wasn't waited for takes signals");
+    }
+
+    /// Asks the program to end, and ends it if it has not done so after `grace`. Blocks, for
+    /// where nothing can be awaited.
+    pub fn end(&mut self, grace: Duration) {
+        self.terminate();
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            let ended = PollFd::new(&process, PollFlags::IN);
+            let grace = Timespec::try_from(grace).expect("a grace that a clock can count");
+            poll(&mut [ended], Some(&grace)).ok();
+        }
+        self.kill();
     }
 
     /// Waits until the program has ended by itself.
