@@ -206,7 +206,8 @@ links_for_the_image() {
     local here there
     command -v cargo >/dev/null || return 1
     here=$(getconf GNU_LIBC_VERSION 2>/dev/null) || return 1
-    there=$(docker run --rm "$base_image" getconf GNU_LIBC_VERSION)
+    there=$(docker run --rm "$base_image" getconf GNU_LIBC_VERSION) \
+        || die "a container of $base_image does not run"
     [ "$(uname -m)" = "$(docker info --format '{{.Architecture}}')" ] \
         && printf '%s\n' "$here" "$there" | sort --check --version-sort 2>/dev/null
 }
