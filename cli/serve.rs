@@ -1,8 +1,8 @@
 //! The one box: webhook, local queue and worker in one process.
 
 use handler::server::Server;
-use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, WorkerConfig};
-use shared::queue::Queue;
+use shared::config::{ConfigError, Env, HandlerConfig, LogConfig, QueueConfig, WorkerConfig};
+use shared::queue::{Queue, QueueError};
 use shared::shutdown::Shutdown;
 use shared::telemetry;
 use worker::Worker;
@@ -22,7 +22,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
 
     let shutdown = Shutdown::on_signals()?;
     // The queue first: its lock tells a second service with the same data at once.
-    let queue = Queue::open(&queue).await?;
+    let queue = Queue::open(&queue).await.map_err(unusable_data_dir)?;
     let data_dir = worker.data_dir.clone();
     let worker = Worker::new(worker)?;
     let server = Server::bind(&handler.listen).await?;
@@ -38,4 +38,12 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     };
     let (result, ()) = tokio::join!(working, serving);
     result
+}
+
+/// The local queue lies in `DATA_DIR`, and nothing else keeps it from being opened.
+fn unusable_data_dir(error: QueueError) -> ConfigError {
+    ConfigError {
+        variable: "DATA_DIR",
+        problem: error.to_string(),
+    }
 }

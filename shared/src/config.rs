@@ -247,9 +247,9 @@ impl ListenConfig {
     /// # Errors
     /// An address or port that is none.
     pub fn load(env: &Env) -> Result<Self> {
-        let bind = env.parsed("BIND", IpAddr::from([0, 0, 0, 0]))?;
+        let bind = env.expected("BIND", IpAddr::from([0, 0, 0, 0]), "an IP address")?;
         Ok(Self {
-            address: SocketAddr::new(bind, env.parsed("PORT", 8080)?),
+            address: SocketAddr::new(bind, env.expected("PORT", 8080, "a port number")?),
             cert_path: env.text("CERT_PATH").map(PathBuf::from),
         })
     }
@@ -295,7 +295,7 @@ impl LogConfig {
     pub fn load(env: &Env) -> Result<Self> {
         let level = env.optional_with("LOG_LEVEL", |text| {
             text.parse()
-                .map_err(|_| "error, warn, info, debug or trace".to_owned())
+                .map_err(|_| "must be error, warn, info, debug or trace".to_owned())
         })?;
         Ok(Self {
             level: level.unwrap_or(LevelFilter::INFO),
@@ -372,7 +372,7 @@ impl MailConfig {
         let Some(host) = env.text("SMTP_HOST") else {
             return Ok(Self::Off);
         };
-        let port = env.parsed("SMTP_PORT", 587)?;
+        let port = env.expected("SMTP_PORT", 587, "a port number")?;
         let tls = env.optional_with("SMTP_TLS", |text| match text {
             "none" => Ok(SmtpTls::Off),
             _ => Err("can only be none; without it the port decides".to_owned()),
@@ -561,6 +561,11 @@ impl Env {
     fn required_parsed<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<T> {
         self.optional_with(name, T::from_str)?
             .ok_or_else(|| missing(name))
+    }
+
+    /// A value of a type that cannot say itself what is expected.
+    fn expected<T: FromStr>(&self, name: &'static str, default: T, expected: &str) -> Result<T> {
+        self.checked(name, default, |_| true, expected)
     }
 
     fn checked<T: FromStr>(

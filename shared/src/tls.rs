@@ -3,7 +3,7 @@
 //! The roots are embedded, or come from the one bundle that `SSL_CERT_FILE` names. A directory of
 //! hashed certificates costs milliseconds at the first connection, the platform's verifier more.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -11,19 +11,13 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-/// The bundle of root certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("SSL_CERT_FILE: {}: {problem}", path.display())]
-pub struct BundleError {
-    path: PathBuf,
-    problem: String,
-}
+use crate::config::ConfigError;
 
 /// The client configuration, with the roots of `bundle` or the embedded ones.
 ///
 /// # Errors
 /// The bundle cannot be read or holds no usable certificate.
-pub fn client_config(bundle: Option<&Path>) -> Result<ClientConfig, BundleError> {
+pub fn client_config(bundle: Option<&Path>) -> Result<ClientConfig, ConfigError> {
     let roots = match bundle {
         Some(path) => read_bundle(path)?,
         None => RootCertStore {
@@ -47,10 +41,10 @@ pub fn provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// The bundle cannot be read or holds no usable certificate.
-pub fn bundle_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BundleError> {
-    let error = |problem: String| BundleError {
-        path: path.to_owned(),
-        problem,
+pub fn bundle_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let error = |problem: String| ConfigError {
+        variable: "SSL_CERT_FILE",
+        problem: format!("{}: {problem}", path.display()),
     };
     let mut certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -62,7 +56,7 @@ pub fn bundle_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(certificates)
 }
 
-fn read_bundle(path: &Path) -> Result<RootCertStore, BundleError> {
+fn read_bundle(path: &Path) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(bundle_certificates(path)?);
     Ok(roots)

@@ -13,7 +13,7 @@ use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use shared::build::{CommitSha, RefName, RepoName};
-use shared::config::GithubConfig;
+use shared::config::{ConfigError, GithubConfig};
 
 /// GitHub itself gives up on a request after 10 s.
 const API_DEADLINE: Duration = Duration::from_secs(15);
@@ -261,10 +261,13 @@ struct ContextStatus {
     status: CommitStatus,
 }
 
-fn default_headers(config: &GithubConfig) -> anyhow::Result<HeaderMap> {
+fn default_headers(config: &GithubConfig) -> Result<HeaderMap, ConfigError> {
     let bearer = format!("Bearer {}", config.token.expose_secret());
     let mut authorization = HeaderValue::try_from(bearer)
-        .map_err(|_| anyhow::anyhow!("GITHUB_TOKEN: holds a character that no header can carry"))?;
+        .map_err(|_| ConfigError {
+            variable: "GITHUB_TOKEN",
+            problem: "holds a character that no header can carry".to_owned(),
+        })?;
     authorization.set_sensitive(true);
     Ok(HeaderMap::from_iter([
         (AUTHORIZATION, authorization),

@@ -18,7 +18,7 @@ use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsPar
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use secrecy::ExposeSecret;
-use shared::config::{MailConfig, MailOn, SmtpConfig, SmtpTls};
+use shared::config::{ConfigError, MailConfig, MailOn, SmtpConfig, SmtpTls};
 use uuid::Uuid;
 
 use crate::outcome::Outcome;
@@ -183,10 +183,15 @@ fn cause(error: &smtp::Error) -> String {
 }
 
 impl Addresses {
-    fn new(config: &SmtpConfig) -> anyhow::Result<Self> {
+    fn new(config: &SmtpConfig) -> Result<Self, ConfigError> {
         let to = config.to.iter().map(|text| address("SMTP_TO", text));
-        let to = to.collect::<anyhow::Result<Vec<_>>>()?;
-        anyhow::ensure!(!to.is_empty(), "SMTP_TO: no address");
+        let to = to.collect::<Result<Vec<_>, _>>()?;
+        if to.is_empty() {
+            return Err(ConfigError {
+                variable: "SMTP_TO",
+                problem: "no address".to_owned(),
+            });
+        }
         Ok(Self {
             from: address("SMTP_FROM", &config.from)?,
             to,
@@ -194,9 +199,11 @@ impl Addresses {
     }
 }
 
-fn address(variable: &str, text: &str) -> anyhow::Result<Mailbox> {
-    text.parse()
-        .map_err(|_| anyhow::anyhow!("{variable}: not a mail address: {text}"))
+fn address(variable: &'static str, text: &str) -> Result<Mailbox, ConfigError> {
+    text.parse().map_err(|_| ConfigError {
+        variable,
+        problem: format!("not a mail address: {text}"),
+    })
 }
 
 fn tls(config: &SmtpConfig) -> anyhow::Result<Tls> {
