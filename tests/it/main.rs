@@ -6,4 +6,6 @@ mod outcomes;
 mod checkout;
 mod compose;
 mod retries;
+mod settings;
+mod http;
 mod own_repository;

@@ -263,11 +263,10 @@ struct ContextStatus {
 
 fn default_headers(config: &GithubConfig) -> Result<HeaderMap, ConfigError> {
     let bearer = format!("Bearer {}", config.token.expose_secret());
-    let mut authorization = HeaderValue::try_from(bearer)
-        .map_err(|_| ConfigError {
-            variable: "GITHUB_TOKEN",
-            problem: "holds a character that no header can carry".to_owned(),
-        })?;
+    let mut authorization = HeaderValue::try_from(bearer).map_err(|_| ConfigError {
+        variable: "GITHUB_TOKEN",
+        problem: "holds a character that no header can carry".to_owned(),
+    })?;
     authorization.set_sensitive(true);
     Ok(HeaderMap::from_iter([
         (AUTHORIZATION, authorization),

@@ -1,0 +1,235 @@
+//! Settings that cannot be used: exit code 2, and one line that names the variable.
+
+use std::fs;
+
+use futures_util::future::join_all;
+use harness::Setup;
+
+use crate::fixture::Fixture;
+
+/// What the service says that is started like this. It must end with exit code 2.
+fn refused(setup: &Setup) -> String {
+    let output = setup.command(&["serve"]).output();
+    let output = output.expect("the service can be started");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    told
+}
+
+/// The one line that the service says of this variable; without a value the variable is not set.
+async fn line_about(variable: &str, value: Option<&str>) -> String {
+    let fixture = Fixture::plain().await;
+    let setup = match value {
+        Some(value) => with_mail(fixture.setup("true")).env(variable, value),
+        None => with_mail(fixture.setup("true")).without(variable),
+    };
+    let told = refused(&setup);
+    let [line] = told.lines().collect::<Vec<_>>()[..] else {
+        panic!("{variable}={value:?}: {told}");
+    };
+    let named = format!("compose-ci: {variable}: ");
+    assert!(line.starts_with(&named), "{variable}={value:?}: {told}");
+    line.to_owned()
+}
+
+/// What else is needed with `SMTP_HOST`, so that all of it is looked at.
+fn with_mail(setup: Setup) -> Setup {
+    setup
+        .env("SMTP_HOST", "127.0.0.1")
+        .env("SMTP_FROM", "ci@example.org")
+        .env("SMTP_TO", "team@example.org")
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let required = [
+        "HOOK",
+        "GITHUB_TOKEN",
+        "GITHUB_REPO",
+        "SMTP_FROM",
+        "SMTP_TO",
+    ];
+    let told = join_all(required.map(|variable| line_about(variable, None))).await;
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    compose-ci: HOOK: missing (command, run as sh -c "$HOOK" in the checkout)
+    compose-ci: GITHUB_TOKEN: missing (statuses, tarballs; also the webhook's ?token=)
+    compose-ci: GITHUB_REPO: missing (owner/name; a comma list or owner/* accepts several)
+    compose-ci: SMTP_FROM: missing (sender, needed with SMTP_HOST)
+    compose-ci: SMTP_TO: missing (recipients, comma separated, needed with SMTP_HOST)
+    "#);
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_named() {
+    let unusable = [
+        ("GITHUB_REPO", "hello"),
+        ("GITHUB_API_URL", "api.github.com"),
+        ("GITHUB_TOKEN", "a\nb"),
+        ("BRANCHES", " , "),
+        ("BIND", "localhost"),
+        ("BIND", "192.0.2.1"),
+        ("PORT", "http"),
+        ("CERT_PATH", "/nowhere/server.pem"),
+        ("PUBLIC_URL", "ci.example.org"),
+        ("DATA_DIR", "/dev/null/data"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("DOCKER_HOST", "ssh://ci"),
+        ("DOCKER_HOST", "unix:///nowhere/docker.sock"),
+        ("BUILD_TIMEOUT", "an hour"),
+        ("BUILD_TIMEOUT", "12h"),
+        ("BUILD_MEMORY", "much"),
+        ("BUILD_CPUS", "all"),
+        ("BUILD_PIDS", "0"),
+        ("LOG_LIMIT", "0"),
+        ("GARBAGE_COLLECT", "yes"),
+        ("CONCURRENCY", "0"),
+        ("DRAIN_TIMEOUT", "soon"),
+        ("SMTP_PORT", "smtp"),
+        ("SMTP_TLS", "some"),
+        ("SMTP_FROM", "nobody"),
+        ("SMTP_TO", "team@example.org, nobody"),
+        ("MAIL_ON", "never"),
+    ];
+    let told = unusable.map(|(variable, value)| line_about(variable, Some(value)));
+    let told = join_all(told).await;
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    compose-ci: GITHUB_REPO: "hello" is not owner/name or owner/*
+    compose-ci: GITHUB_API_URL: must be a URL that begins with http:// or https://
+    compose-ci: GITHUB_TOKEN: holds a character that no header can carry
+    compose-ci: BRANCHES: names no branch
+    compose-ci: BIND: must be an IP address
+    compose-ci: BIND: cannot listen on 192.0.2.1:0: Cannot assign requested address (os error 99)
+    compose-ci: PORT: must be a port number
+    compose-ci: CERT_PATH: /nowhere/server.pem: No such file or directory (os error 2)
+    compose-ci: PUBLIC_URL: must be a URL that begins with http:// or https://
+    compose-ci: DATA_DIR: the queue cannot be reached: /dev/null/data: File exists (os error 17)
+    compose-ci: LOG_LEVEL: must be error, warn, info, debug or trace
+    compose-ci: LOG_FORMAT: must be one of text, json
+    compose-ci: SSL_CERT_FILE: /nowhere/ca.pem: I/O error: No such file or directory (os error 2)
+    compose-ci: DOCKER_HOST: must begin with unix:// or tcp://
+    compose-ci: DOCKER_HOST: /nowhere/docker.sock does not exist (is the engine's socket mounted?)
+    compose-ci: BUILD_TIMEOUT: must be a duration, such as 90s or 1h
+    compose-ci: BUILD_TIMEOUT: must be above 0 and under 12h
+    compose-ci: BUILD_MEMORY: must be a size, such as 64MiB
+    compose-ci: BUILD_CPUS: must be a number of CPUs, such as 1.5
+    compose-ci: BUILD_PIDS: must be a number above 0
+    compose-ci: LOG_LIMIT: must be a size, such as 64MiB
+    compose-ci: GARBAGE_COLLECT: must be one of 1, 0
+    compose-ci: CONCURRENCY: must be 1 to 256
+    compose-ci: DRAIN_TIMEOUT: must be a duration, such as 90s or 1h
+    compose-ci: SMTP_PORT: must be a port number
+    compose-ci: SMTP_TLS: can only be none; without it the port decides
+    compose-ci: SMTP_FROM: not a mail address: nobody
+    compose-ci: SMTP_TO: not a mail address: nobody
+    compose-ci: MAIL_ON: must be one of always, failure, change
+    "#);
+}
+
+#[tokio::test]
+async fn an_image_is_needed_by_a_service_that_runs_in_none() {
+    let fixture = Fixture::plain().await;
+    let told = refused(&fixture.setup("true").without("BUILD_IMAGE"));
+    // It is the engine that knows the service's own image: the service listens by then.
+    insta::assert_snapshot!(told.lines().last().unwrap_or_default(), @"compose-ci: BUILD_IMAGE: missing (this service runs in no container whose image could be used)");
+}
+
+#[tokio::test]
+async fn a_secret_comes_from_a_variable_or_from_a_file() {
+    let fixture = Fixture::plain().await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(&file, format!("{}\n", fixture.github.token())).expect("written");
+    let path = file.path().display().to_string();
+    let both = fixture.setup("true").env("GITHUB_TOKEN_FILE", &path);
+    let told = refused(&both);
+    insta::assert_snapshot!(told.trim_end(), @"compose-ci: GITHUB_TOKEN: set either GITHUB_TOKEN or GITHUB_TOKEN_FILE");
+
+    let built = fixture.run(both.without("GITHUB_TOKEN")).await;
+    built.assert_passed();
+}
+
+#[tokio::test]
+async fn data_that_another_service_works_on_is_left_alone() {
+    let fixture = Fixture::plain().await;
+    let service = fixture.setup("true").start().await;
+    let data = service.data_dir().display().to_string();
+    let told = refused(&fixture.setup("true").env("DATA_DIR", &data));
+    insta::assert_snapshot!(told.trim_end().replace(&data, "<data>"), @"compose-ci: DATA_DIR: <data> is in use by another process");
+    fixture.build(&service).await.assert_passed();
+}
+
+#[tokio::test]
+async fn help_lists_every_variable() {
+    let fixture = Fixture::plain().await;
+    let output = fixture.setup("true").command(&["--help"]).output();
+    let output = output.expect("it can be started");
+    assert!(output.status.success());
+    insta::assert_snapshot!(String::from_utf8_lossy(&output.stdout), @r#"
+    A small self-hosted CI: a push builds with your own compose file on your own Docker host
+
+    Usage: compose-ci <COMMAND>
+
+    Commands:
+      serve        Run the webhook, the local queue and the worker in one process
+      healthcheck  Ask the service on this machine whether it is healthy (exit code 0) or not (1)
+      help         Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Environment variables:
+
+      The build
+        HOOK               command, run as sh -c "$HOOK" in the checkout [required]
+        BUILD_IMAGE        image of the build container [this service's image]
+        BUILD_TIMEOUT      the hook is stopped after this time; under 12h [1h]
+        BUILD_MEMORY       memory limit of the build container, such as 2GiB [none]
+        BUILD_CPUS         CPU limit of the build container, such as 1.5 [none]
+        BUILD_PIDS         process limit of the build container [4096]
+        LOG_LIMIT          log kept of one build; head and tail are kept, the cut is told [64MiB]
+        HOOK_ENV           which of the service's variables reach the hook, such as AWS_*,DOCKER_REGISTRY [*]
+        GARBAGE_COLLECT    0 keeps the build's container, checkout and services [1]
+        CONCURRENCY        builds at a time [2]
+        DRAIN_TIMEOUT      how long a stopping service waits for running builds; then they are left for its next start [8s]
+
+      GitHub
+        GITHUB_TOKEN       * statuses, tarballs; also the webhook's ?token= [required]
+        GITHUB_REPO        owner/name; a comma list or owner/* accepts several [required]
+        WEBHOOK_SECRET     * HMAC secrets, comma separated; when set, a token in the URL is refused [none]
+        BRANCHES           globs of the branches and tags that build, comma separated [*]
+        STATUS_CONTEXT     name of the commit status [compose-ci]
+        GITHUB_API_URL     GitHub Enterprise, or a stand-in [https://api.github.com]
+
+      The service
+        BIND               address to listen on [0.0.0.0]
+        PORT               port to listen on (the image sets 80) [8080]
+        CERT_PATH          PEM file with key and certificate: HTTPS [none]
+        PUBLIC_URL         where people reach the log pages, such as https://ci.example.org [none]
+        DATA_DIR           queue, build records, logs [/var/lib/compose-ci]
+        LOG_LEVEL          error, warn, info, debug or trace [info]
+        LOG_FORMAT         text or json [text]
+        SSL_CERT_FILE      bundle of root certificates for outgoing HTTPS [embedded roots]
+
+      The Docker engine (as the docker CLI reads them)
+        DOCKER_HOST        unix:// or tcp:// address of the engine [unix:///var/run/docker.sock]
+        DOCKER_TLS_VERIFY  not empty: TLS with the certificates below [none]
+        DOCKER_CERT_PATH   directory of ca.pem, cert.pem and key.pem [~/.docker]
+
+      Mail by SMTP
+        SMTP_HOST          mail server; without it no mail is sent [none]
+        SMTP_PORT          465 is implicit TLS, every other port STARTTLS [587]
+        SMTP_TLS           none: a local relay without TLS [by port]
+        SMTP_USER          user name, where the server asks for one [none]
+        SMTP_PASS          * its password [none]
+        SMTP_FROM          sender, needed with SMTP_HOST [none]
+        SMTP_TO            recipients, comma separated, needed with SMTP_HOST [none]
+        MAIL_ON            always, failure, or change (of the branch's outcome) [always]
+
+    Every secret (marked *) can also come from a file named by <NAME>_FILE.
+    "#);
+}
