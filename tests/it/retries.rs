@@ -29,7 +29,7 @@ async fn announced(fixture: &Fixture, service: &OneBox) -> String {
     build
 }
 
-/// A build that passes, and whose final status meets a fault.
+/// A build that passes, and whose final status meets faults.
 struct Met {
     built: Built,
     /// How often a status was posted, the pending one included.
@@ -39,11 +39,17 @@ struct Met {
 }
 
 async fn final_status_meets(fault: Fault) -> Met {
+    final_status_meets_all([(Endpoint::PostStatus, fault)]).await
+}
+
+async fn final_status_meets_all(faults: impl IntoIterator<Item = (Endpoint, Fault)>) -> Met {
     let fixture = Fixture::plain().await;
     let github = &fixture.github;
     let service = fixture.setup(GATE).start().await;
     let build = announced(&fixture, &service).await;
-    github.fail_next(Endpoint::PostStatus, 1, fault);
+    for (endpoint, fault) in faults {
+        github.fail_next(endpoint, 1, fault);
+    }
     open_gate(&build).await;
     github.wait_for_requests(2, posts_a_status, DEADLINE).await;
     let met = Instant::now();
@@ -82,6 +88,24 @@ async fn a_final_status_whose_answer_was_lost_is_not_posted_again() {
     let met = final_status_meets(Fault::LoseAnswer).await;
     met.built.assert_passed();
     assert_eq!(met.posts, 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_looked_up_again_when_the_look_up_fails() {
+    let lost = (Endpoint::PostStatus, Fault::LoseAnswer);
+    let no_list = (Endpoint::ListStatuses, Fault::code(502));
+    let met = final_status_meets_all([lost, no_list]).await;
+    met.built.assert_passed();
+    assert_eq!(met.posts, 2);
+}
+
+#[tokio::test]
+async fn a_build_does_not_wait_for_its_pending_status() {
+    let fixture = Fixture::plain().await;
+    let fault = Fault::secondary_limit(600);
+    fixture.github.fail_next(Endpoint::PostStatus, 1, fault);
+    let built = fixture.run(fixture.setup("true")).await;
+    assert_eq!(built.told(), ["Success: passed in …"]);
 }
 
 #[tokio::test]
@@ -145,6 +169,19 @@ async fn a_tarball_that_meets_trouble_is_fetched_again() {
         tarball_meets(Endpoint::Codeload, 1, Fault::code(503)),
         tarball_meets(Endpoint::Codeload, 2, Fault::CutAfter(100)),
     );
+}
+
+#[tokio::test]
+async fn the_commit_of_a_branch_is_asked_for_again() {
+    let fixture = Fixture::plain().await;
+    let fault = Fault::secondary_limit(1);
+    fixture.github.fail_next(Endpoint::Commit, 1, fault);
+    let service = fixture.setup("true").start().await;
+    let bearer = format!("Bearer {}", fixture.github.token());
+    let headers = [("authorization", bearer.as_str())];
+    let answer = service.post("/", &headers, r#"{"after": "main"}"#).await;
+    let built = fixture.finished(&service, answer.build_id()).await;
+    built.assert_passed();
 }
 
 #[tokio::test]
