@@ -6,6 +6,7 @@ mod outcomes;
 mod checkout;
 mod compose;
 mod retries;
+mod mail;
 mod settings;
 mod http;
 mod own_repository;
