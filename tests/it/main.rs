@@ -7,6 +7,7 @@ mod checkout;
 mod compose;
 mod retries;
 mod mail;
+mod logs;
 mod settings;
 mod http;
 mod own_repository;
