@@ -4,7 +4,8 @@
 //! on every end is an [`Outcome`], and the hook is never started a second time: the container's
 //! name is the mutex, and a container that is there already is adopted.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +29,8 @@ const EXIT_DELAY: Duration = Duration::from_secs(2);
 /// How long an engine that went away during a build may take to come back.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(60);
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// How long the engine may take to hand over a log that is complete.
+const LOG_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Everything that is the same for all builds.
 #[derive(Debug, Clone)]
@@ -53,6 +56,8 @@ struct Started {
     name: String,
     at: SystemTime,
     output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, EngineError>> + Send>>,
+    /// The output is the engine's log of it, not what it writes.
+    adopted: bool,
 }
 
 impl Builder {
@@ -100,6 +105,7 @@ impl Builder {
             name,
             at: SystemTime::now(),
             output,
+            adopted: false,
         })
     }
 
@@ -165,7 +171,8 @@ impl Builder {
         Ok(Some(Started {
             name: name.to_owned(),
             at: found.started_at.unwrap_or_else(SystemTime::now),
-            output: Box::pin(self.engine.logs(name)),
+            output: Box::pin(self.engine.followed_log(name)),
+            adopted: true,
         }))
     }
 
@@ -174,25 +181,26 @@ impl Builder {
         let path = log::path(&self.data_dir, request.id);
         let deadline = self.deadline(started.at);
         let mut output = started.output;
+        let mut adopted = started.adopted;
         loop {
-            let limit = self.hook.log_limit_bytes;
-            let mut recorder = match Recorder::create(&path, limit, self.secrets.clone()) {
-                Ok(recorder) => recorder,
+            let recorded = self.record(&started.name, &path, &mut output, deadline);
+            let timed_out = match recorded.await {
+                Ok(timed_out) => timed_out,
                 Err(error) => return self.without_log(&started.name, &error).await,
             };
-            let timed_out = self
-                .drain(&started.name, &mut recorder, &mut output, deadline)
-                .await;
-            if let Err(error) = recorder.finish().await {
-                tracing::warn!(build = started.name, %error, "the log is incomplete");
-            }
             match self.ending(&started.name, timed_out).await {
                 Ok(Some(ending)) => {
+                    if adopted {
+                        self.complete_log(&started.name, &path).await;
+                    }
                     return Outcome::of(ending, self.hook.timeout, self.hook.memory_bytes);
                 }
                 // The connection to the engine broke, the container did not. The engine's own log
                 // has all of it.
-                Ok(None) => output = Box::pin(self.engine.logs(&started.name)),
+                Ok(None) => {
+                    output = Box::pin(self.engine.followed_log(&started.name));
+                    adopted = true;
+                }
                 Err(EngineError::NotFound(_)) => {
                     return Outcome::error("the build container was removed by somebody else");
                 }
@@ -205,6 +213,45 @@ impl Builder {
     }
 
     /// Records what the hook writes until it ends, and stops it at its deadline. True if it had to.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    async fn record(
+        &self,
+        name: &str,
+        path: &Path,
+        output: &mut impl Output,
+        deadline: Instant,
+    ) -> io::Result<bool> {
+        let mut recorder = self.recorder(path)?;
+        let timed_out = self.drain(name, &mut recorder, output, deadline).await;
+        finish(recorder, name).await;
+        Ok(timed_out)
+    }
+
+    /// Records once more the log that was followed while the container ran, now that the engine
+    /// has all of it.
+    async fn complete_log(&self, name: &str, path: &Path) {
+        let mut recorder = match self.recorder(path) {
+            Ok(recorder) => recorder,
+            Err(error) => return tracing::warn!(build = name, %error, "the log may lack its end"),
+        };
+        let mut log = self.engine.whole_log(name);
+        match timeout(LOG_PATIENCE, recorder.take(&mut log)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(build = name, %error, "the log is incomplete"),
+            Err(_elapsed) => {
+                tracing::warn!(build = name, "the log is incomplete: it took too long")
+            }
+        }
+        finish(recorder, name).await;
+    }
+
+    fn recorder(&self, path: &Path) -> io::Result<Recorder> {
+        Recorder::create(path, self.hook.log_limit_bytes, self.secrets.clone())
+    }
+
+    /// Takes what the hook writes, as [`Builder::record`] says.
     async fn drain(
         &self,
         name: &str,
@@ -255,7 +302,7 @@ impl Builder {
     }
 
     /// A build whose log cannot be kept is no build: stops it.
-    async fn without_log(&self, name: &str, error: &std::io::Error) -> Outcome {
+    async fn without_log(&self, name: &str, error: &io::Error) -> Outcome {
         tracing::error!(build = name, %error, "the log cannot be written");
         if let Err(error) = self.engine.stop(name, STOP_GRACE).await {
             tracing::warn!(build = name, %error, "a build without a log cannot be stopped");
@@ -266,5 +313,11 @@ impl Builder {
     fn deadline(&self, started_at: SystemTime) -> Instant {
         let ran_for = started_at.elapsed().unwrap_or_default();
         Instant::now() + self.hook.timeout.saturating_sub(ran_for)
+    }
+}
+
+async fn finish(recorder: Recorder, name: &str) {
+    if let Err(error) = recorder.finish().await {
+        tracing::warn!(build = name, %error, "the log is incomplete");
     }
 }

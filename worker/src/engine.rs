@@ -214,10 +214,21 @@ impl Engine {
         Ok(frames(attached.output))
     }
 
-    /// What a container wrote since it was made, and what it will write until it ends.
-    pub(crate) fn logs(&self, container: &str) -> impl Output {
+    /// What a container wrote since it was made, and what it will write until it ends. The engine
+    /// may let go before the end of it: see [`Engine::whole_log`].
+    pub(crate) fn followed_log(&self, container: &str) -> impl Output {
+        self.logs(container, true)
+    }
+
+    /// What a container wrote that has ended. Engine 20.10 often loses the last of it to whoever
+    /// follows the log while the container ends, and tells no error.
+    pub(crate) fn whole_log(&self, container: &str) -> impl Output {
+        self.logs(container, false)
+    }
+
+    fn logs(&self, container: &str, follow: bool) -> impl Output {
         let options = LogsOptionsBuilder::default()
-            .follow(true)
+            .follow(follow)
             .stdout(true)
             .stderr(true)
             .build();
