@@ -23,11 +23,15 @@ impl Shutdown {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::spawn(async move {
-            for stage in [drain, abort] {
+            for (stage, told) in [
+                (drain, "asked to stop; a second signal insists"),
+                (abort, "stopping at once"),
+            ] {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
+                tracing::info!("{told}");
                 stage.cancel();
             }
         });
