@@ -67,12 +67,6 @@ impl Fixture {
         fixture
     }
 
-    /// Commits another file, to be pushed from now on.
-    pub(crate) fn commit(&mut self, path: &str, contents: &str) {
-        self.repo.write(path, contents);
-        self.sha = self.repo.commit("Another commit");
-    }
-
     /// The service for this repository, with this hook.
     pub(crate) fn setup(&self, hook: &str) -> Setup {
         Setup::new(env!("CARGO_BIN_EXE_compose-ci"), &self.github, REPO).env("HOOK", hook)
@@ -175,7 +169,8 @@ pub(crate) async fn at_gate(engine: &Engine, build: &str) {
 
 /// Lets the hook go on that waits at the [`GATE`].
 pub(crate) async fn open_gate(build: &str) {
-    docker(&["exec", build, "touch", "/tmp/open"]).await;
+    // Detached: the container may end before the command is told to have ended.
+    docker(&["exec", "--detach", build, "touch", "/tmp/open"]).await;
 }
 
 /// The compose project of a build.

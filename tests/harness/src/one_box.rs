@@ -308,9 +308,17 @@ impl OneBox {
         self.process.wait_for_end(deadline).await
     }
 
-    /// Sends SIGTERM and doesn't wait.
+    /// Sends SIGTERM and doesn't wait: see [`OneBox::wait_for_end`].
     pub fn terminate(&mut self) {
         self.process.terminate();
+    }
+
+    /// Waits until the service has ended.
+    ///
+    /// # Panics
+    /// After `deadline`, with the log.
+    pub async fn wait_for_end(&mut self, deadline: Duration) -> ExitStatus {
+        self.process.wait_for_end(deadline).await
     }
 
     /// Sends SIGKILL: the service loses all that it hasn't stored.

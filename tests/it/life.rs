@@ -1,0 +1,241 @@
+//! The service stops, dies and starts again, and a delivery may come twice: no hook runs twice,
+//! and no build is lost.
+
+use std::time::Duration;
+
+use harness::{Endpoint, Fault, OneBox, Push, docker};
+use uuid::Uuid;
+
+use crate::fixture::{DEADLINE, Fixture, GATE, REPO, at_gate, log, open_gate, told};
+
+/// How long a service may take to end that waits for no build.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A build whose hook waits at the gate, and which was announced.
+struct Running {
+    fixture: Fixture,
+    service: OneBox,
+    build: String,
+    /// The first digits of the container's id, which the hook writes into its log.
+    container: String,
+}
+
+impl Running {
+    /// Begins a build; a service that stops will wait this long for it.
+    async fn draining_for(drain_timeout: &str) -> Self {
+        let fixture = Fixture::plain().await;
+        let hook = format!(
+            "echo ran >> runs; cat /etc/hostname; seq 1 20000; {GATE}; seq 20001 40000; cat runs"
+        );
+        let setup = fixture.setup(&hook).env("DRAIN_TIMEOUT", drain_timeout);
+        let service = setup.start().await;
+        let build = fixture.push(&service).await;
+        at_gate(&fixture.engine, &build).await;
+        let announced =
+            fixture
+                .github
+                .wait_for_status(&fixture.sha, |statuses| !statuses.is_empty(), DEADLINE);
+        announced.await;
+        let id = docker(&["inspect", "--format", "{{.Id}}", &build]).await;
+        Self {
+            fixture,
+            service,
+            build,
+            container: id[..12].to_owned(),
+        }
+    }
+
+    /// Waits for the end of the build. Its hook must have run once, in the container that was
+    /// there before, and its log must be whole.
+    async fn passes(self) {
+        let built = self.fixture.finished(&self.service, self.build).await;
+        built.assert_passed();
+        let numbers: String = (1..=40_000).map(|number| format!("{number}\n")).collect();
+        let whole = format!("{}\n{numbers}ran\n", self.container);
+        let lines = built.log.lines().count();
+        assert!(built.log == whole, "{lines} lines are not the whole log");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_stops_finishes_its_build() {
+    let mut running = Running::draining_for("60s").await;
+    running.service.terminate();
+    open_gate(&running.build).await;
+    assert!(running.service.wait_for_end(DEADLINE).await.success());
+    // Nothing of it is left to the next start.
+    let states = told(&running.fixture.github.statuses(&running.fixture.sha));
+    assert_eq!(states, ["Pending: building", "Success: passed in …"]);
+    running.service.start_again().await;
+    running.passes().await;
+}
+
+#[tokio::test]
+async fn a_long_build_goes_on_without_the_service_and_with_its_next_start() {
+    let mut running = Running::draining_for("1s").await;
+    assert!(running.service.stop(AT_ONCE).await.success());
+    assert!(running.service.log().contains("left running"));
+    running.service.start_again().await;
+    open_gate(&running.build).await;
+    running.passes().await;
+}
+
+#[tokio::test]
+async fn a_killed_service_goes_on_with_its_build() {
+    let mut running = Running::draining_for("60s").await;
+    running.service.kill();
+    running.service.start_again().await;
+    open_gate(&running.build).await;
+    running.passes().await;
+}
+
+#[tokio::test]
+async fn a_build_that_ended_while_no_service_ran_is_told_by_the_next() {
+    let mut running = Running::draining_for("60s").await;
+    running.service.kill();
+    open_gate(&running.build).await;
+    assert_eq!(docker(&["wait", &running.build]).await, "0\n");
+    running.service.start_again().await;
+    running.passes().await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_service_at_once() {
+    let mut running = Running::draining_for("60s").await;
+    running.service.terminate();
+    running.service.wait_for_log("asked to stop", AT_ONCE).await;
+    running.service.stop(AT_ONCE).await;
+    running.service.start_again().await;
+    open_gate(&running.build).await;
+    running.passes().await;
+}
+
+#[tokio::test]
+async fn an_idle_service_stops_at_once() {
+    let fixture = Fixture::plain().await;
+    let mut service = fixture.setup("true").start().await;
+    assert!(service.stop(AT_ONCE).await.success());
+}
+
+#[tokio::test]
+async fn a_push_that_was_accepted_outlives_the_service() {
+    let fixture = Fixture::plain().await;
+    let mut service = fixture.setup("echo ran").start().await;
+    let build = fixture.push(&service).await;
+    service.kill();
+    service.start_again().await;
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert_eq!(built.log, "ran\n");
+}
+
+#[tokio::test]
+async fn a_status_that_a_killed_service_owed_is_posted_by_the_next() {
+    let fixture = Fixture::plain().await;
+    let mut service = fixture.setup(GATE).start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    let is_post = |request: &harness::Request| request.method == "POST";
+    let github = &fixture.github;
+    github
+        .wait_for_status(&fixture.sha, |statuses| !statuses.is_empty(), DEADLINE)
+        .await;
+    github.fail_next(Endpoint::PostStatus, 1, Fault::Hang);
+    open_gate(&build).await;
+    github.wait_for_requests(2, is_post, DEADLINE).await;
+    service.kill();
+    service.start_again().await;
+    fixture.finished(&service, build).await.assert_passed();
+}
+
+/// A hook that writes something else each time it runs.
+const DIFFERENT: &str = "cat /proc/sys/kernel/random/uuid";
+
+#[tokio::test]
+async fn a_delivery_that_comes_again_during_its_build_is_the_same_build() {
+    let fixture = Fixture::plain().await;
+    let service = fixture.setup(GATE).start().await;
+    let delivery = Uuid::new_v4().to_string();
+    let payload = fixture.payload();
+    let first = service.deliver("push", &delivery, &payload).await;
+    let build = first.build_id();
+    at_gate(&fixture.engine, &build).await;
+    let again = service.deliver("push", &delivery, &payload).await;
+    assert_eq!(again.build_id(), build);
+    open_gate(&build).await;
+    fixture.finished(&service, build).await.assert_passed();
+}
+
+#[tokio::test]
+async fn a_delivery_that_comes_again_after_its_build_only_tells_the_result_again() {
+    let fixture = Fixture::plain().await;
+    let mut service = fixture.setup(DIFFERENT).start().await;
+    let delivery = Uuid::new_v4().to_string();
+    let payload = fixture.payload();
+    let first = service.deliver("push", &delivery, &payload).await;
+    let built = fixture.finished(&service, first.build_id()).await;
+    built.assert_passed();
+    // Until its message is settled, the delivery is still the one in work.
+    assert!(service.stop(DEADLINE).await.success());
+    service.start_again().await;
+
+    let again = service.deliver("push", &delivery, &payload).await;
+    assert_eq!(again.build_id(), built.id);
+    let statuses = fixture
+        .github
+        .wait_for_status(&fixture.sha, |statuses| statuses.len() > 2, DEADLINE)
+        .await;
+    let told = told(&statuses);
+    assert_eq!(told[..2], built.told());
+    assert_eq!(told[2..], built.told()[1..]);
+    assert_eq!(log(&service, &built.id), built.log);
+}
+
+/// Pushes so many commits, one after the other; answers the commits and their builds.
+async fn push_commits(fixture: &Fixture, service: &OneBox, count: usize) -> Vec<(String, String)> {
+    let mut pushed = Vec::new();
+    for number in 1..=count {
+        let sha = fixture.repo.commit(&format!("Commit {number}"));
+        let push = Push {
+            repo: REPO,
+            reference: "refs/heads/main",
+            after: &sha,
+            message: "",
+        };
+        let build = service.push(&push.payload()).await.build_id();
+        pushed.push((sha, build));
+    }
+    pushed
+}
+
+#[tokio::test]
+async fn one_build_at_a_time_keeps_the_order_of_the_pushes() {
+    let fixture = Fixture::plain().await;
+    let hook = "date +%s%N; sleep 0.2; date +%s%N";
+    let setup = fixture.setup(hook).env("CONCURRENCY", "1");
+    let service = setup.start().await;
+    let pushed = push_commits(&fixture, &service, 3).await;
+    let mut times = Vec::new();
+    for (sha, build) in &pushed {
+        fixture.github.wait_for_end(sha, DEADLINE).await;
+        let log = log(&service, build);
+        times.extend(log.lines().map(|ns| ns.parse::<u64>().expect("a time")));
+    }
+    assert_eq!(times.len(), 6);
+    assert!(times.is_sorted(), "{times:?}");
+}
+
+#[tokio::test]
+async fn two_builds_at_a_time_run_at_once() {
+    let fixture = Fixture::plain().await;
+    let setup = fixture.setup(GATE).env("CONCURRENCY", "2");
+    let service = setup.start().await;
+    let pushed = push_commits(&fixture, &service, 2).await;
+    for (_, build) in &pushed {
+        at_gate(&fixture.engine, build).await;
+    }
+    for (sha, build) in &pushed {
+        open_gate(build).await;
+        fixture.github.wait_for_end(sha, DEADLINE).await;
+    }
+}
