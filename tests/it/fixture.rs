@@ -67,6 +67,12 @@ impl Fixture {
         fixture
     }
 
+    /// Commits another file, to be pushed from now on.
+    pub(crate) fn commit(&mut self, path: &str, contents: &str) {
+        self.repo.write(path, contents);
+        self.sha = self.repo.commit("Another commit");
+    }
+
     /// The service for this repository, with this hook.
     pub(crate) fn setup(&self, hook: &str) -> Setup {
         Setup::new(env!("CARGO_BIN_EXE_compose-ci"), &self.github, REPO).env("HOOK", hook)

@@ -6,6 +6,8 @@ mod outcomes;
 mod checkout;
 mod compose;
 mod retries;
+mod mail;
+mod logs;
 mod life;
 mod settings;
 mod http;

@@ -20,6 +20,8 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// What the sink asks of its clients; by default nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SinkOptions<'a> {
+    /// The port of loopback, below 1024 for root only; a free one where it is not given.
+    pub port: Option<u16>,
     /// Whether and how the connection is encrypted.
     pub tls: Tls<'a>,
     /// The user and password that a client must log in with.
@@ -79,7 +81,7 @@ pub struct Attachment {
 }
 
 impl SmtpSink {
-    /// Starts a sink on a free port of loopback.
+    /// Starts a sink on loopback.
     ///
     /// # Panics
     /// When Debian's `python3-aiosmtpd` is not installed.
@@ -137,6 +139,9 @@ fn command(options: SinkOptions<'_>, dir: &Path) -> Command {
     // Debian's own interpreter: another one first in PATH doesn't see Debian's modules.
     let mut command = Command::new("/usr/bin/python3");
     command.arg(SINK).arg("--dir").arg(dir);
+    if let Some(port) = options.port {
+        command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+    }
     match options.tls {
         Tls::Off => {}
         Tls::StartTls(files) => {
