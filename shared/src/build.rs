@@ -57,6 +57,14 @@ impl BuildRequest {
             (None, Revision::Commit(_)) => None,
         }
     }
+
+    /// The commit, unless it was asked for by a name.
+    pub fn commit(&self) -> Option<&CommitSha> {
+        match &self.revision {
+            Revision::Commit(sha) => Some(sha),
+            Revision::Name(_) => None,
+        }
+    }
 }
 
 /// The identity of a build: it names the container, the log and the page.

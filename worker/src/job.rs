@@ -94,9 +94,6 @@ impl Job {
                 .unwrap_or_else(|reason| gave_up(&reason)),
             false => gave_up(reason),
         };
-        if let (None, Revision::Commit(sha)) = (&build.commit, &request.revision) {
-            self.records.set_commit(request.id, sha).await?;
-        }
         self.finish(&build, &outcome).await?;
         self.clean_up(request.id).await;
         Ok(Verdict::Settle)
@@ -109,12 +106,17 @@ impl Job {
         maybe_announced: bool,
     ) -> Result<Result<Outcome, String>, RecordError> {
         let request = &build.request;
-        let commit = match self.commit_of(request).await {
-            Ok(commit) => commit,
-            Err(Obstacle::Permanent(reason)) => return Ok(Ok(Outcome::error(reason))),
-            Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
+        let commit = match &build.commit {
+            Some(known) => known.clone(),
+            None => match self.resolve(request).await {
+                Ok(commit) => {
+                    self.records.set_commit(request.id, &commit).await?;
+                    commit
+                }
+                Err(Obstacle::Permanent(reason)) => return Ok(Ok(Outcome::error(reason))),
+                Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
+            },
         };
-        self.records.set_commit(request.id, &commit).await?;
         let page = self.links.build_page(request.id);
         tracing::info!(build = %request.id, repo = %request.repo, %commit, "building");
 
@@ -132,7 +134,7 @@ impl Job {
     }
 
     /// The commit that was asked for, by name or by itself.
-    async fn commit_of(&self, request: &BuildRequest) -> Result<CommitSha, Obstacle> {
+    async fn resolve(&self, request: &BuildRequest) -> Result<CommitSha, Obstacle> {
         match &request.revision {
             Revision::Commit(sha) => Ok(sha.clone()),
             Revision::Name(name) => Ok(self.github.resolve(&request.repo, name).await?),

@@ -152,13 +152,14 @@ impl Records {
         let request = request.clone();
         self.with(move |db| {
             db.execute(
-                "INSERT INTO builds (id, message, repo, ref_name, started_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+                "INSERT INTO builds (id, message, repo, ref_name, commit_sha, started_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
                 params![
                     request.id.to_string(),
                     Message::V1(request.clone()).encode(),
                     request.repo.as_str(),
                     request.ref_name(),
+                    request.commit().map(CommitSha::as_str),
                     to_ms(SystemTime::now()),
                 ],
             )?;
@@ -171,7 +172,7 @@ impl Records {
         .await
     }
 
-    /// Notes which commit is built.
+    /// Notes which commit a name was found to mean.
     pub(crate) async fn set_commit(&self, id: BuildId, commit: &CommitSha) -> Result<()> {
         let commit = commit.clone();
         self.with(move |db| {
@@ -440,6 +441,27 @@ mod tests {
         let build = again.begin(&request).await.expect("begun");
         assert_eq!(build.request, request);
         assert_eq!(build.finished.expect("finished").outcome, outcome);
+    }
+
+    #[tokio::test]
+    async fn the_commit_of_a_push_is_known_at_once_and_that_of_a_name_when_it_is_found() {
+        let (_directory, records) = records();
+        let pushed = request("main");
+        let begun = records.begin(&pushed).await.expect("begun");
+        assert_eq!(begun.commit.as_ref(), pushed.commit());
+        assert!(begun.commit.is_some());
+
+        let named = BuildRequest {
+            id: BuildId::random(),
+            revision: "main".parse().expect("name"),
+            ..pushed.clone()
+        };
+        let begun = records.begin(&named).await.expect("begun");
+        assert_eq!(begun.commit, None);
+        let sha = pushed.commit().expect("a commit");
+        records.set_commit(named.id, sha).await.expect("set");
+        let again = records.begin(&named).await.expect("begun");
+        assert_eq!(again.commit.as_ref(), Some(sha));
     }
 
     #[tokio::test]
