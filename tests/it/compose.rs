@@ -33,13 +33,18 @@ volumes:
     )
 }
 
-/// A commit with [`compose_file`] and these tests.
-async fn project_with_tests(tests: &str) -> Fixture {
+/// A repository whose one commit has [`compose_file`] and these tests.
+pub(crate) fn with_tests(tests: &str) -> (TestRepo, String) {
     let repo = TestRepo::new();
     repo.write("compose.yaml", compose_file())
         .write("greeting", "hello\n")
         .write_executable("tests", format!("#!/bin/sh\nset -e\n{tests}\n"));
     let sha = repo.commit("A project");
+    (repo, sha)
+}
+
+async fn project_with_tests(tests: &str) -> Fixture {
+    let (repo, sha) = with_tests(tests);
     Fixture::hosting(repo, sha).await
 }
 

@@ -11,4 +11,5 @@ mod logs;
 mod life;
 mod settings;
 mod http;
+mod image;
 mod own_repository;
