@@ -470,6 +470,7 @@ async fn the_sink_speaks_tls_from_the_first_byte_and_refuses_as_planned() {
         tls: Tls::Implicit(&certificates),
         login: Some(("user", "password")),
         refuse_first: Some((1, "451 try later")),
+        ..SinkOptions::default()
     })
     .await;
     let tls = ClientTls::Wrapper(trusting(&certificates));
