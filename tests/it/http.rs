@@ -1,57 +1,14 @@
 //! What the running service answers over HTTP and HTTPS.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-
 use harness::{Answer, Certificates, OneBox, Setup};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use serde_json::json;
 
-use crate::fixture::{Fixture, REPO};
-
-/// Where GitHub's example payloads are; they are downloaded once.
-#[expect(clippy::disallowed_types, reason = "the download is a script")]
-fn examples() -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fetch-octokit");
-    let fetched = Command::new(script).output().expect("the script runs");
-    let complaint = String::from_utf8_lossy(&fetched.stderr);
-    assert!(fetched.status.success(), "{complaint}");
-    let index = String::from_utf8_lossy(&fetched.stdout);
-    let text = fs::read_to_string(index.trim()).expect("the index");
-    serde_json::from_str(&text).expect("it is JSON")
-}
-
-#[tokio::test]
-async fn every_example_payload_of_github_is_answered() {
-    let fixture = Fixture::plain().await;
-    // The repository of the examples, of which nothing is on this GitHub.
-    let setup = fixture.setup("true").env("GITHUB_REPO", "Codertocat/*");
-    let service = setup.env("BRANCHES", "none").start().await;
-    let mut answered = 0;
-    for event in examples().as_array().expect("a list of events") {
-        let name = event["name"].as_str().expect("an event's name");
-        for payload in event["examples"].as_array().expect("a list of payloads") {
-            let delivery = Uuid::new_v4().to_string();
-            let answer = service.deliver(name, &delivery, payload).await;
-            let known = matches!(answer.code, 200 | 400 | 403);
-            assert!(known, "{name}: {} {}", answer.code, answer.body);
-            assert_eq!(answer.body.lines().count(), 1, "{name}: {}", answer.body);
-            answered += 1;
-        }
-    }
-    assert_eq!(answered, 329);
-    assert_eq!(service.get("/healthz").await.code, 200);
-}
+use crate::fixture::{DEADLINE, Fixture, REPO};
 
 /// What the image's health check finds of this service.
 fn health_of(setup: &Setup, service: &OneBox) -> Option<i32> {
-    let port = service
-        .url("")
-        .rsplit_once(':')
-        .expect("a port")
-        .1
-        .to_owned();
+    let url = service.url("");
+    let (_, port) = url.rsplit_once(':').expect("a port");
     let mut check = setup.command(&["healthcheck"]);
     let checked = check.env("PORT", port).output();
     checked.expect("it can be started").status.code()
@@ -116,9 +73,7 @@ async fn a_manual_trigger_of_what_does_not_exist_ends_in_an_error_of_no_commit()
     let body = json!({ "after": "no-such-branch" }).to_string();
     let answer = service.post("/", &[("authorization", &bearer)], body).await;
     let build = answer.build_id();
-    service
-        .wait_for_log("finished", crate::fixture::DEADLINE)
-        .await;
+    service.wait_for_log("finished", DEADLINE).await;
     let page = service.get(&format!("/builds/{build}")).await.body;
     assert!(
         page.contains("GitHub answered 422 to the commit no-such-branch"),
