@@ -45,7 +45,8 @@ async fn final_status_meets(fault: Fault) -> Met {
 async fn final_status_meets_all(faults: impl IntoIterator<Item = (Endpoint, Fault)>) -> Met {
     let fixture = Fixture::plain().await;
     let github = &fixture.github;
-    let service = fixture.setup(GATE).start().await;
+    let sink = SmtpSink::start(SinkOptions::default()).await;
+    let service = by_smtp(fixture.setup(GATE), &sink).start().await;
     let build = announced(&fixture, &service).await;
     for (endpoint, fault) in faults {
         github.fail_next(endpoint, 1, fault);
@@ -55,6 +56,8 @@ async fn final_status_meets_all(faults: impl IntoIterator<Item = (Endpoint, Faul
     let met = Instant::now();
     github.wait_for_end(&fixture.sha, DEADLINE).await;
     let waited = met.elapsed();
+    // The mail waits for the status: after it nothing more is posted.
+    sink.wait_for_mails(1, DEADLINE).await;
     Met {
         built: fixture.finished(&service, build).await,
         posts: posts(github),
