@@ -109,15 +109,21 @@ impl Fixture {
     /// Waits for the final status and until nothing of the build is left on the engine.
     pub(crate) async fn finished(&self, service: &OneBox, id: String) -> Built {
         let statuses = self.github.wait_for_end(&self.sha, DEADLINE).await;
-        self.engine
-            .assert_nothing_left(&id, &project(&id), DEADLINE)
-            .await;
+        self.assert_nothing_left(&id).await;
         Built {
             statuses,
             log: log(service, &id),
             page: service.get(&format!("/builds/{id}")).await.body,
             id,
         }
+    }
+
+    /// Waits until nothing of the build is left on the engine.
+    pub(crate) async fn assert_nothing_left(&self, build: &str) {
+        let project = project(build);
+        self.engine
+            .assert_nothing_left(build, &project, DEADLINE)
+            .await;
     }
 
     /// The push of this commit, to be changed or delivered in another way.

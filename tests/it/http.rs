@@ -73,7 +73,8 @@ async fn a_manual_trigger_of_what_does_not_exist_ends_in_an_error_of_no_commit()
     let body = json!({ "after": "no-such-branch" }).to_string();
     let answer = service.post("/", &[("authorization", &bearer)], body).await;
     let build = answer.build_id();
-    service.wait_for_log("finished", DEADLINE).await;
+    let told = "the build has no commit to report on";
+    service.wait_for_log(told, DEADLINE).await;
     let page = service.get(&format!("/builds/{build}")).await.body;
     assert!(
         page.contains("GitHub answered 422 to the commit no-such-branch"),

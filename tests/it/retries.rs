@@ -138,6 +138,7 @@ async fn told_by_mail(code: u16) -> String {
     assert_eq!(posts(github), 2, "{code} is not tried again");
     assert_eq!(told(&github.statuses(&fixture.sha)), ["Pending: building"]);
     assert!(mail.subject.contains(" passed in "), "{}", mail.subject);
+    fixture.assert_nothing_left(&build).await;
     let mut lines = mail.text.lines();
     let problem = lines.find(|line| line.contains("status"));
     problem.unwrap_or("nothing").to_owned()
