@@ -40,6 +40,10 @@ where
         http1::Builder::new()
             .header_read_timeout(None)
             .max_buf_size(BUFFER_BYTES)
+            // Otherwise hyper reads ahead while a request is answered, to see the peer leave, and
+            // that takes another buffer. An answer does not take long; a push that was sent whole
+            // is stored whether or not its sender waits.
+            .half_close(true)
             .serve_connection(stream, service)
     );
     let mut too_slow = pin!(pace.too_slow());

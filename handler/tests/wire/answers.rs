@@ -1,5 +1,7 @@
 //! Every row of the table of answers, for requests that are proven.
 
+use std::time::Duration;
+
 use shared::build::BuildId;
 
 use crate::client::{head, post};
@@ -248,6 +250,21 @@ async fn without_the_queue_nothing_is_accepted_and_the_health_check_fails() {
         .await;
     assert_eq!(answer.status, 202);
     assert_eq!(service.queued().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sender_who_has_nothing_more_to_send_is_answered() {
+    let service = Service::start().await;
+    let queue_waits = service.lock_queue();
+    let mut client = service.connect().await;
+    client
+        .send(delivery("push", &push("refs/heads/main", "")))
+        .await;
+    client.close_writing().await;
+    let early = client.is_answered_within(Duration::from_millis(200)).await;
+    assert!(!early, "nor is the connection closed while the queue waits");
+    drop(queue_waits);
+    assert_eq!(client.answer().await.status, 202);
 }
 
 #[tokio::test]

@@ -47,6 +47,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let _closed_early = self.stream.write_all(bytes.as_ref()).await.is_err();
     }
 
+    /// Says that nothing more will be sent.
+    pub(crate) async fn close_writing(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     /// One whole answer.
     pub(crate) async fn answer(&mut self) -> Answer {
         self.answer_to("POST").await
