@@ -6,7 +6,7 @@ use flate2::read::GzDecoder;
 use futures_util::future::join;
 use harness::{Attachment, Certificates, Mail, OneBox, SinkOptions, SmtpSink, Tls};
 
-use crate::fixture::{DEADLINE, Fixture, by_smtp, without_times};
+use crate::fixture::{DEADLINE, Fixture, by_smtp, without_times, told};
 
 /// What the sink asks a client to log in with.
 const LOGIN: (&str, &str) = ("ci", "the password of the tests");
@@ -136,7 +136,9 @@ async fn mailed(mail_on: &str) -> Vec<usize> {
     for exit_code in [1, 1, 0, 0, 1] {
         let tests = format!("exit {exit_code}");
         fixture.commit("tests", &tests);
-        fixture.build(&service).await;
+        let built = fixture.build(&service).await;
+        let passed = told(&built.statuses)[1].starts_with("Success");
+        assert_eq!(passed, exit_code == 0, "{:?} {}", built.statuses, built.log);
         commits.push(fixture.sha.clone());
     }
     let of_the_last = |mail: &Mail| mail.text.contains(&commits[4]);
