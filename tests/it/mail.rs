@@ -6,7 +6,7 @@ use flate2::read::GzDecoder;
 use futures_util::future::join;
 use harness::{Attachment, Certificates, Mail, OneBox, SinkOptions, SmtpSink, Tls};
 
-use crate::fixture::{DEADLINE, Fixture, by_smtp, without_times, told};
+use crate::fixture::{DEADLINE, Fixture, by_smtp, told, without_times};
 
 /// What the sink asks a client to log in with.
 const LOGIN: (&str, &str) = ("ci", "the password of the tests");
