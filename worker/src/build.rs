@@ -13,6 +13,7 @@ use futures_util::Stream;
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::checkout::checkout;
 use crate::container::{self, BUILD_LABEL, Plan};
@@ -51,13 +52,16 @@ pub struct Builder {
     pub secrets: Secrets,
 }
 
+/// The engine's answer that a container has ended.
+type Exit = AbortOnDropHandle<Result<(), EngineError>>;
+
 /// A container whose hook has started, and may have ended.
 struct Started {
     name: String,
     at: SystemTime,
     output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, EngineError>> + Send>>,
     /// The output is the engine's log of it, not what it writes.
-    adopted: bool,
+    from_log: bool,
 }
 
 impl Builder {
@@ -105,7 +109,7 @@ impl Builder {
             name,
             at: SystemTime::now(),
             output,
-            adopted: false,
+            from_log: false,
         })
     }
 
@@ -172,7 +176,7 @@ impl Builder {
             name: name.to_owned(),
             at: found.started_at.unwrap_or_else(SystemTime::now),
             output: Box::pin(self.engine.followed_log(name)),
-            adopted: true,
+            from_log: true,
         }))
     }
 
@@ -181,16 +185,18 @@ impl Builder {
         let path = log::path(&self.data_dir, request.id);
         let deadline = self.deadline(started.at);
         let mut output = started.output;
-        let mut adopted = started.adopted;
+        let mut from_log = started.from_log;
         loop {
+            let exit = self.wait_beside(&started.name);
             let recorded = self.record(&started.name, &path, &mut output, deadline);
             let timed_out = match recorded.await {
                 Ok(timed_out) => timed_out,
                 Err(error) => return self.without_log(&started.name, &error).await,
             };
+            let cut = broke(exit).await;
             match self.ending(&started.name, timed_out).await {
                 Ok(Some(ending)) => {
-                    if adopted {
+                    if from_log || cut {
                         self.complete_log(&started.name, &path).await;
                     }
                     return Outcome::of(ending, self.hook.timeout, self.hook.memory_bytes);
@@ -199,7 +205,7 @@ impl Builder {
                 // has all of it.
                 Ok(None) => {
                     output = Box::pin(self.engine.followed_log(&started.name));
-                    adopted = true;
+                    from_log = true;
                 }
                 Err(EngineError::NotFound(_)) => {
                     return Outcome::error("the build container was removed by somebody else");
@@ -210,6 +216,13 @@ impl Builder {
                 }
             }
         }
+    }
+
+    /// Waits for the container's end while its output is recorded. An output that breaks off looks
+    /// like one that ends; an answer that breaks off does not.
+    fn wait_beside(&self, name: &str) -> Exit {
+        let (engine, name) = (self.engine.clone(), name.to_owned());
+        AbortOnDropHandle::new(tokio::spawn(async move { engine.wait(&name).await }))
     }
 
     /// Records what the hook writes until it ends, and stops it at its deadline. True if it had to.
@@ -274,8 +287,6 @@ impl Builder {
     async fn ending(&self, name: &str, timed_out: bool) -> Result<Option<Ending>, EngineError> {
         let give_up = Instant::now() + ENGINE_PATIENCE;
         loop {
-            // Normally it has ended by now. If it has not, the inspection says so.
-            let _ = timeout(EXIT_DELAY, self.engine.wait(name)).await;
             match self.inspect_ending(name, timed_out).await {
                 Err(EngineError::Gone(_)) if Instant::now() < give_up => sleep(ENGINE_RETRY).await,
                 ending => return ending,
@@ -314,6 +325,12 @@ impl Builder {
         let ran_for = started_at.elapsed().unwrap_or_default();
         Instant::now() + self.hook.timeout.saturating_sub(ran_for)
     }
+}
+
+/// Whether the engine could not be listened to until the container ended.
+async fn broke(exit: Exit) -> bool {
+    let answer = timeout(EXIT_DELAY, exit).await;
+    matches!(answer, Ok(Ok(Err(EngineError::Gone(_)))))
 }
 
 async fn finish(recorder: Recorder, name: &str) {

@@ -26,6 +26,8 @@ use shared::config::EngineConfig;
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the engine may take to answer an upload or a pull, which last as long as their data.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
+/// Longer than any build may last.
+const EXIT_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A connection to a Docker engine.
 #[derive(Debug, Clone)]
@@ -247,12 +249,13 @@ impl Engine {
         in_time(self.docker.stop_container(container, Some(options))).await
     }
 
-    /// Waits, for ever if need be, until a container does not run.
+    /// Waits until a container does not run.
     pub(crate) async fn wait(&self, container: &str) -> Result<()> {
         let options = WaitContainerOptionsBuilder::default()
             .condition("not-running")
             .build();
-        let mut answers = self.docker.wait_container(container, Some(options));
+        let patient = self.docker.clone().with_timeout(EXIT_DEADLINE);
+        let mut answers = patient.wait_container(container, Some(options));
         match answers.next().await {
             // The client makes an error of every exit code that is not 0.
             Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
