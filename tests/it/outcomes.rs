@@ -286,9 +286,9 @@ async fn a_container_that_somebody_else_kills() {
 async fn a_container_that_somebody_else_stops_is_no_success_whatever_the_hook_answers() {
     insta::assert_snapshot!(interrupted_by(&["stop"]).await, @r"
     Pending: building
-    Error: error: the hook was interrupted (container exit code 0, no end mark)
-    page: error: the hook was interrupted (container exit code 0, no end mark)
-    mail: [octo/hello] main <sha> error: the hook was interrupted (container exit code 0, no end mark) (after …)
+    Error: error: the hook was interrupted (container exit code 143, no end mark)
+    page: error: the hook was interrupted (container exit code 143, no end mark)
+    mail: [octo/hello] main <sha> error: the hook was interrupted (container exit code 143, no end mark) (after …)
     ");
 }
 

@@ -35,8 +35,10 @@ const SERVICE_DEFAULTS: [&str; 2] = ["DATA_DIR", "PORT"];
 /// loop.
 ///
 /// A hook that was asked to end has proved nothing, even if it answers 0 as many programs do: it
-/// leaves no mark. Both outputs are one pipe, which keeps the order of what is written; of two the
-/// engine reads now one, now the other.
+/// leaves no mark, and its exit code, which an interrupted `wait` may miss, is that of TERM.
+///
+/// Both outputs are one pipe, which keeps the order of what is written; of two the engine reads
+/// now one, now the other.
 const WRAPPER: &str = r#"
 rm -f "$0".*
 exec 2>&1
@@ -49,7 +51,8 @@ while :; do
   code=$?
   kill -0 "$hook" 2>/dev/null || break
 done
-[ "$stopped" ] || : > "$0.$code"
+[ -z "$stopped" ] || exit 143
+: > "$0.$code"
 exit "$code"
 "#;
 
