@@ -9,6 +9,7 @@ mod retries;
 mod mail;
 mod logs;
 mod life;
+mod engine;
 mod settings;
 mod http;
 mod image;

@@ -63,17 +63,30 @@ impl Engine {
     /// # Panics
     /// After `deadline`.
     pub async fn wait_until_running(&self, container: &str, deadline: Duration) {
+        self.wait_until(container, true, deadline).await;
+    }
+
+    /// Waits until the container has ended, or is gone.
+    ///
+    /// # Panics
+    /// After `deadline`.
+    pub async fn wait_until_ended(&self, container: &str, deadline: Duration) {
+        self.wait_until(container, false, deadline).await;
+    }
+
+    async fn wait_until(&self, container: &str, running: bool, deadline: Duration) {
+        let event = if running { "start" } else { "die" };
         let filters = filter("container", container)
             .into_iter()
-            .chain(filter("event", "start"));
-        let mut starts = pin!(self.events(filters.collect()));
-        let running = async {
-            while !self.is_running(container).await {
-                next(&mut starts).await;
+            .chain(filter("event", event));
+        let mut changes = pin!(self.events(filters.collect()));
+        let changed = async {
+            while self.is_running(container).await != running {
+                next(&mut changes).await;
             }
         };
-        let in_time = tokio::time::timeout(deadline, running).await.is_ok();
-        assert!(in_time, "{container} does not run after {deadline:?}");
+        let in_time = tokio::time::timeout(deadline, changed).await.is_ok();
+        assert!(in_time, "{container}: no {event} in {deadline:?}");
     }
 
     /// Waits until nothing that carries the labels of this build or of its compose project

@@ -14,11 +14,13 @@ mod certificates;
 mod smtp;
 mod engine;
 mod docker;
+mod engine_proxy;
 mod one_box;
 
 pub use self::certificates::Certificates;
 pub use self::docker::{AtEnd, docker};
 pub use self::engine::{Engine, Snapshot, test_image};
+pub use self::engine_proxy::EngineProxy;
 pub use self::git::TestRepo;
 pub use self::github::{
     CommitState, Endpoint, Fault, GitHub, Host, Request, Settings, Status, TOKEN,

@@ -1,0 +1,75 @@
+//! A Docker engine that is not there for a while.
+
+use harness::EngineProxy;
+
+use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate};
+
+/// The first half of a log, a gate, and the second half.
+fn two_halves() -> String {
+    format!("seq 1 5000; {GATE}; seq 5001 10000")
+}
+
+/// What [`two_halves`] writes.
+fn whole() -> String {
+    (1..=10_000).map(|number| format!("{number}\n")).collect()
+}
+
+#[tokio::test]
+async fn connections_that_break_cost_a_build_nothing() {
+    let fixture = Fixture::plain().await;
+    let proxy = EngineProxy::start(true);
+    let setup = fixture.setup(&two_halves());
+    let setup = setup.env("DOCKER_HOST", proxy.docker_host());
+    let service = setup.start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    proxy.close();
+    proxy.open();
+    open_gate(&build).await;
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert!(
+        built.log == whole(),
+        "{} bytes are not all",
+        built.log.len()
+    );
+}
+
+#[tokio::test]
+async fn a_hook_that_ends_while_the_engine_cannot_be_reached_is_asked_for_afterwards() {
+    let fixture = Fixture::plain().await;
+    let proxy = EngineProxy::start(true);
+    let setup = fixture.setup(&two_halves());
+    let setup = setup.env("DOCKER_HOST", proxy.docker_host());
+    let service = setup.start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    proxy.close();
+    open_gate(&build).await;
+    fixture.engine.wait_until_ended(&build, DEADLINE).await;
+    proxy.open();
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert!(
+        built.log == whole(),
+        "{} bytes are not all",
+        built.log.len()
+    );
+}
+
+#[tokio::test]
+async fn pushes_are_taken_while_the_engine_starts() {
+    let fixture = Fixture::plain().await;
+    let proxy = EngineProxy::start(false);
+    let setup = fixture.setup("cat README.md");
+    let setup = setup.env("DOCKER_HOST", proxy.docker_host());
+    let service = setup.start().await;
+    let build = fixture.push(&service).await;
+    let told = "waiting for the Docker engine";
+    service.wait_for_log(told, DEADLINE).await;
+    assert_eq!(log(&service, &build), "");
+    proxy.open();
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert_eq!(built.log, "hello\n");
+}
