@@ -6,7 +6,7 @@
 
 # The compiled programs.
 bin=${BIN_DIR:-$(cargo_target_dir)/release}
-image=compose-ci:local
+image=${BUILD_IMAGE:-compose-ci:local}
 
 token=the-token-of-the-benchmark
 secret=the-secret-of-the-benchmark
@@ -39,8 +39,8 @@ start_github() {
 # $service_url, $service_pid and $data_dir. $pin is a command before it, if set.
 start_service() {
     data_dir=$(mktemp -d "$work/data.XXXXXX")
-    # shellcheck disable=SC2086
-    start service env -i PATH="$PATH" BIND=127.0.0.1 PORT=0 DATA_DIR="$data_dir" \
+    # shellcheck disable=SC2086 # $pin is several words
+    start service env -i PATH="$PATH" ${DOCKER_HOST:+DOCKER_HOST="$DOCKER_HOST"} BIND=127.0.0.1 PORT=0 DATA_DIR="$data_dir" \
         GITHUB_API_URL="$github_url" GITHUB_TOKEN="$token" GITHUB_REPO="$repository" \
         WEBHOOK_SECRET="$secret" BUILD_IMAGE="$image" HOOK=true \
         "$@" ${pin:-} "$bin/compose-ci" serve
