@@ -288,7 +288,9 @@ impl Builder {
         let give_up = Instant::now() + ENGINE_PATIENCE;
         loop {
             match self.inspect_ending(name, timed_out).await {
-                Err(EngineError::Gone(_)) if Instant::now() < give_up => sleep(ENGINE_RETRY).await,
+                Err(EngineError::Gone(_) | EngineError::Failed(_)) if Instant::now() < give_up => {
+                    sleep(ENGINE_RETRY).await
+                }
                 ending => return ending,
             }
         }

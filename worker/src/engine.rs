@@ -44,9 +44,12 @@ pub enum EngineError {
     /// Something of that name exists, or is in use.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// The engine answered that it cannot.
+    /// The engine answered that it will not, however often it is asked (4xx).
     #[error("the Docker engine refused: {0}")]
     Refused(String),
+    /// The engine answered that it could not, this time (5xx), as when its network is not up yet.
+    #[error("the Docker engine failed: {0}")]
+    Failed(String),
     /// The engine did not answer, or not in time.
     #[error("the Docker engine does not answer: {0}")]
     Gone(String),
@@ -409,6 +412,10 @@ impl From<Error> for EngineError {
                 status_code: 409,
                 message,
             } => Self::Conflict(message),
+            Error::DockerResponseServerError {
+                status_code: 500..,
+                message,
+            } => Self::Failed(message),
             Error::DockerResponseServerError { message, .. }
             | Error::DockerStreamError { error: message } => Self::Refused(message),
             other => Self::Gone(format!("{:#}", anyhow::Error::new(other))),
@@ -440,6 +447,21 @@ fn tagged(image: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_of_the_engine_is_told_from_a_refusal() {
+        let answered = |status_code| {
+            EngineError::from(Error::DockerResponseServerError {
+                status_code,
+                message: "because".into(),
+            })
+        };
+        assert!(matches!(answered(400), EngineError::Refused(_)));
+        assert!(matches!(answered(404), EngineError::NotFound(_)));
+        assert!(matches!(answered(409), EngineError::Conflict(_)));
+        assert!(matches!(answered(500), EngineError::Failed(_)));
+        assert!(matches!(answered(503), EngineError::Failed(_)));
+    }
 
     #[test]
     fn an_image_without_a_tag_means_the_latest() {

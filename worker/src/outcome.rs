@@ -60,7 +60,7 @@ impl From<GithubError> for Obstacle {
 impl From<EngineError> for Obstacle {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Gone(_) => Self::Transient(error.to_string()),
+            EngineError::Gone(_) | EngineError::Failed(_) => Self::Transient(error.to_string()),
             _ => Self::Permanent(error.to_string()),
         }
     }
@@ -180,5 +180,24 @@ mod tests {
             ..CLEAN
         };
         assert_eq!(outcome(stopped), Outcome::TimedOut { timeout_s: 60 });
+    }
+
+    #[test]
+    fn an_engine_that_may_do_it_later_is_asked_again() {
+        let why = || "because".to_owned();
+        for (error, again) in [
+            (EngineError::Gone(why()), true),
+            (EngineError::Failed(why()), true),
+            (EngineError::Refused(why()), false),
+            (EngineError::NotFound(why()), false),
+            (EngineError::Conflict(why()), false),
+        ] {
+            let obstacle = Obstacle::from(error);
+            assert_eq!(
+                matches!(obstacle, Obstacle::Transient(_)),
+                again,
+                "{obstacle}"
+            );
+        }
     }
 }

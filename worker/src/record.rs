@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::message::Message;
 
@@ -136,15 +136,7 @@ impl Records {
     /// # Errors
     /// See [`RecordError`].
     pub async fn find(&self, id: BuildId) -> Result<Option<Build>> {
-        self.with(move |db| {
-            db.query_row(
-                "SELECT * FROM builds WHERE id = ?1",
-                [id.to_string()],
-                read_build,
-            )
-            .optional()
-        })
-        .await
+        self.with(move |db| select_build(db, id).optional()).await
     }
 
     /// Notes that a build was taken up, and answers with what is known of it.
@@ -163,26 +155,18 @@ impl Records {
                     to_ms(SystemTime::now()),
                 ],
             )?;
-            db.query_row(
-                "SELECT * FROM builds WHERE id = ?1",
-                [request.id.to_string()],
-                read_build,
-            )
+            select_build(db, request.id)
         })
         .await
     }
 
     /// Notes which commit a name was found to mean.
     pub(crate) async fn set_commit(&self, id: BuildId, commit: &CommitSha) -> Result<()> {
-        let commit = commit.clone();
-        self.with(move |db| {
-            db.execute(
-                "UPDATE builds SET commit_sha = ?2 WHERE id = ?1",
-                [&id.to_string(), commit.as_str()],
-            )
-        })
+        self.change(
+            "UPDATE builds SET commit_sha = ?2 WHERE id = ?1",
+            (id.to_string(), commit.to_string()),
+        )
         .await
-        .map(drop)
     }
 
     /// Stores how a build ended together with the reports that it owes.
@@ -271,26 +255,20 @@ impl Records {
     /// An attempt to send a report begins. Should this process die over it, the next attempt knows
     /// that there was one.
     pub(crate) async fn report_begins(&self, id: BuildId, report: Report) -> Result<()> {
-        self.with(move |db| {
-            db.execute(
-                "UPDATE outbox SET attempts = attempts + 1 WHERE build_id = ?1 AND kind = ?2",
-                [&id.to_string(), report.as_str()],
-            )
-        })
+        self.change(
+            "UPDATE outbox SET attempts = attempts + 1 WHERE build_id = ?1 AND kind = ?2",
+            (id.to_string(), report.as_str()),
+        )
         .await
-        .map(drop)
     }
 
     /// A report was sent, or will never be: it is owed no more.
     pub(crate) async fn report_done(&self, id: BuildId, report: Report) -> Result<()> {
-        self.with(move |db| {
-            db.execute(
-                "DELETE FROM outbox WHERE build_id = ?1 AND kind = ?2",
-                [&id.to_string(), report.as_str()],
-            )
-        })
+        self.change(
+            "DELETE FROM outbox WHERE build_id = ?1 AND kind = ?2",
+            (id.to_string(), report.as_str()),
+        )
         .await
-        .map(drop)
     }
 
     /// A report could not be sent: it is due again after `wait`, or a time that grows with the
@@ -303,14 +281,11 @@ impl Records {
         wait: Option<Duration>,
     ) -> Result<()> {
         let due = SystemTime::now() + wait.unwrap_or_else(|| backoff(attempts));
-        self.with(move |db| {
-            db.execute(
-                "UPDATE outbox SET due_ms = ?3 WHERE build_id = ?1 AND kind = ?2",
-                params![id.to_string(), report.as_str(), to_ms(due)],
-            )
-        })
+        self.change(
+            "UPDATE outbox SET due_ms = ?3 WHERE build_id = ?1 AND kind = ?2",
+            (id.to_string(), report.as_str(), to_ms(due)),
+        )
         .await
-        .map(drop)
     }
 
     /// Notes why the status could not be posted, for the mail to tell; nothing once it could.
@@ -319,14 +294,15 @@ impl Records {
         id: BuildId,
         problem: Option<String>,
     ) -> Result<()> {
-        self.with(move |db| {
-            db.execute(
-                "UPDATE builds SET status_problem = ?2 WHERE id = ?1",
-                params![id.to_string(), problem],
-            )
-        })
+        self.change(
+            "UPDATE builds SET status_problem = ?2 WHERE id = ?1",
+            (id.to_string(), problem),
+        )
         .await
-        .map(drop)
+    }
+
+    async fn change(&self, sql: &'static str, values: impl Params + Send + 'static) -> Result<()> {
+        self.with(move |db| db.execute(sql, values)).await.map(drop)
     }
 
     async fn with<T: Send + 'static>(
@@ -357,6 +333,14 @@ fn owe(db: &Connection, id: BuildId, report: Report, due_ms: i64) -> rusqlite::R
         params![id.to_string(), report.as_str(), due_ms],
     )
     .map(drop)
+}
+
+fn select_build(db: &Connection, id: BuildId) -> rusqlite::Result<Build> {
+    db.query_row(
+        "SELECT * FROM builds WHERE id = ?1",
+        [id.to_string()],
+        read_build,
+    )
 }
 
 fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
