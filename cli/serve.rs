@@ -22,7 +22,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
 
     let shutdown = Shutdown::on_signals()?;
     // The queue first: its lock tells a second service with the same data at once.
-    let queue = Queue::open(&queue).await.map_err(unusable_data_dir)?;
+    let queue = Queue::open(&queue).await.map_err(unusable)?;
     let data_dir = worker.data_dir.clone();
     let worker = Worker::new(worker)?;
     let server = Server::bind(&handler.listen).await?;
@@ -40,10 +40,14 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     result
 }
 
-/// The local queue lies in `DATA_DIR`, and nothing else keeps it from being opened.
-fn unusable_data_dir(error: QueueError) -> ConfigError {
-    ConfigError {
-        variable: "DATA_DIR",
-        problem: error.to_string(),
+/// The local queue lies in `DATA_DIR`, and nothing else keeps it from being opened; one at SQS is
+/// only kept by a setting.
+fn unusable(error: QueueError) -> ConfigError {
+    match error {
+        QueueError::Config(error) => error,
+        error => ConfigError {
+            variable: "DATA_DIR",
+            problem: error.to_string(),
+        },
     }
 }

@@ -3,6 +3,8 @@
 //! [`Env`] is the raw side: names and texts. The `…Config` structs are the checked side, and the
 //! only one that the rest of the program sees. Nothing else reads the environment.
 
+mod sqs;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +19,8 @@ use wildmatch::WildMatch;
 
 use crate::build::RepoName;
 use crate::variables;
+
+pub use self::sqs::{QueueUrl, SqsConfig};
 
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
 const BUILD_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60 - 60);
@@ -203,6 +207,8 @@ pub enum QueueConfig {
         /// The directory; made if it is missing.
         data_dir: PathBuf,
     },
+    /// At Amazon SQS.
+    Sqs(SqsConfig),
 }
 
 /// The service's own log.
@@ -279,11 +285,12 @@ impl QueueConfig {
     /// Reads where the queue is.
     ///
     /// # Errors
-    /// None as long as the only queue is the local one.
+    /// A URL that is none of a queue.
     pub fn load(env: &Env) -> Result<Self> {
-        Ok(Self::Local {
+        let local = Self::Local {
             data_dir: data_dir(env),
-        })
+        };
+        Ok(SqsConfig::load(env)?.map_or(local, Self::Sqs))
     }
 }
 
@@ -693,6 +700,8 @@ fn describes_the_process(name: &str) -> bool {
         "PORT",
         "CERT_PATH",
         "DATA_DIR",
+        "QUEUE_URL",
+        "DLQ_URL",
         "LOG_LEVEL",
         "LOG_FORMAT",
         "SSL_CERT_FILE",

@@ -2,13 +2,15 @@
 //!
 //! Read in this order: the domain types that a push is made of ([`build`]), the message that
 //! travels through the queue ([`message`]), the variables that a person sets ([`config`]), the
-//! [`queue`] itself, and the process's surroundings: [`tls`], [`telemetry`], [`shutdown`].
+//! [`queue`] itself, and the process's surroundings: [`tls`], `aws`, [`telemetry`], [`shutdown`].
 
 pub mod build;
 pub mod message;
 pub mod variables;
 pub mod config;
 pub mod tls;
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod queue;
 pub mod telemetry;
 pub mod shutdown;

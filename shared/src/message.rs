@@ -22,6 +22,13 @@ impl Message {
         serde_json::to_string(self).expect("a message has only string keys and string values")
     }
 
+    /// The version, as it stands in the JSON.
+    pub fn version(&self) -> &'static str {
+        match self {
+            Self::V1(_) => "1",
+        }
+    }
+
     /// Reads a message of any version.
     ///
     /// # Errors
@@ -77,6 +84,7 @@ mod tests {
             (V1_MANUAL, request("v1.0", None)),
         ] {
             assert_eq!(message.encode(), golden);
+            assert!(golden.contains(&format!(r#""version":"{}""#, message.version())));
             assert_eq!(Message::decode(golden), Ok(message));
         }
     }

@@ -148,6 +148,16 @@ pub const GROUPS: &[Group] = &[
                 "/var/lib/compose-ci",
                 "queue, build records, logs",
             ),
+            plain(
+                "QUEUE_URL",
+                "a queue in DATA_DIR",
+                "URL of an SQS queue; AWS_… variables and credentials as the aws CLI finds them",
+            ),
+            plain(
+                "DLQ_URL",
+                "by its redrive policy",
+                "URL of that queue's dead-letter queue",
+            ),
             plain("LOG_LEVEL", "info", "error, warn, info, debug or trace"),
             plain("LOG_FORMAT", "text", "text or json"),
             plain(

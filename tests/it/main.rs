@@ -12,5 +12,6 @@ mod life;
 mod engine;
 mod settings;
 mod http;
+mod sqs;
 mod image;
 mod own_repository;

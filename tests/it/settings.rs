@@ -72,6 +72,9 @@ async fn what_cannot_be_used_is_named() {
         ("CERT_PATH", "/nowhere/server.pem"),
         ("PUBLIC_URL", "ci.example.org"),
         ("DATA_DIR", "/dev/null/data"),
+        ("QUEUE_URL", "builds"),
+        ("QUEUE_URL", "https://queue.example.org/1/builds"),
+        ("DLQ_URL", "https://sqs.eu-west-1.amazonaws.com/1"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
         ("SSL_CERT_FILE", "/nowhere/ca.pem"),
@@ -105,6 +108,9 @@ async fn what_cannot_be_used_is_named() {
     compose-ci: CERT_PATH: /nowhere/server.pem: No such file or directory (os error 2)
     compose-ci: PUBLIC_URL: must be a URL that begins with http:// or https://
     compose-ci: DATA_DIR: the queue cannot be reached: /dev/null/data: File exists (os error 17)
+    compose-ci: QUEUE_URL: must be a URL that begins with http:// or https://
+    compose-ci: QUEUE_URL: not at amazonaws.com: set AWS_ENDPOINT_URL to that server's URL
+    compose-ci: DLQ_URL: must end in /account/name-of-the-queue
     compose-ci: LOG_LEVEL: must be error, warn, info, debug or trace
     compose-ci: LOG_FORMAT: must be one of text, json
     compose-ci: SSL_CERT_FILE: /nowhere/ca.pem: I/O error: No such file or directory (os error 2)
@@ -211,6 +217,8 @@ async fn help_lists_every_variable() {
         CERT_PATH          PEM file with key and certificate: HTTPS [none]
         PUBLIC_URL         where people reach the log pages, such as https://ci.example.org [none]
         DATA_DIR           queue, build records, logs [/var/lib/compose-ci]
+        QUEUE_URL          URL of an SQS queue; AWS_… variables and credentials as the aws CLI finds them [a queue in DATA_DIR]
+        DLQ_URL            URL of that queue's dead-letter queue [by its redrive policy]
         LOG_LEVEL          error, warn, info, debug or trace [info]
         LOG_FORMAT         text or json [text]
         SSL_CERT_FILE      bundle of root certificates for outgoing HTTPS [embedded roots]

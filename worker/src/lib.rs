@@ -21,6 +21,7 @@ pub mod mail;
 pub mod report;
 mod cleanup;
 pub mod job;
+mod hold;
 mod poll;
 
 pub use poll::Worker;

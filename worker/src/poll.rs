@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use shared::config::{ConfigError, EngineConfig, WorkerConfig};
-use shared::queue::{Delivery, Lease, Queue, QueueError, VISIBILITY_TIMEOUT};
+use shared::queue::{Delivery, Lease, Queue, VISIBILITY_TIMEOUT};
 use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use crate::build::Builder;
 use crate::cleanup;
 use crate::engine::Engine;
 use crate::github::Github;
+use crate::hold::{Turns, keep_alive};
 use crate::job::{Job, Verdict};
 use crate::log;
 use crate::mail::Mailer;
@@ -27,8 +28,6 @@ use crate::surroundings::Surroundings;
 
 /// How long one receive waits for a message: the longest that SQS allows.
 const RECEIVE_WAIT: Duration = Duration::from_secs(20);
-/// A lease is extended well before it ends, so that one lost attempt does not lose it.
-const HEARTBEAT: Duration = Duration::from_secs(VISIBILITY_TIMEOUT.as_secs() / 3);
 /// How long to wait after the queue, the records or the engine failed.
 const TROUBLE_DELAY: Duration = Duration::from_secs(5);
 /// How long a worker that stops still tries to send its last reports.
@@ -90,12 +89,13 @@ impl Worker {
         let bell = Bell::default();
         let job = self.job(engine, bell.clone()).await?;
         let reporter = self.reporter(bell);
-        let slots = Slots::new(job.clone(), self.config.concurrency);
+        let turns = Turns::default();
+        let slots = Slots::new(job.clone(), turns.clone(), self.config.concurrency);
         let ending = CancellationToken::new();
         let mut reporting = pin!(reporter.run(&ending));
         tokio::select! {
             () = slots.run(&queue, drain, self.config.drain_timeout) => {}
-            () = tell_dead_letters(&job, &queue) => {}
+            () = tell_dead_letters(&job, &turns, &queue) => {}
             () = &mut reporting => {}
             () = sweep_regularly(&job.builder.engine, &self.records) => {}
             () = shutdown.abort.cancelled() => return Ok(()),
@@ -170,14 +170,16 @@ impl Origin {
 /// The builds of one worker: as many at a time as there are slots.
 struct Slots {
     job: Job,
+    turns: Turns,
     free: Arc<Semaphore>,
     builds: JoinSet<()>,
 }
 
 impl Slots {
-    fn new(job: Job, concurrency: usize) -> Self {
+    fn new(job: Job, turns: Turns, concurrency: usize) -> Self {
         Self {
             job,
+            turns,
             free: Arc::new(Semaphore::new(concurrency)),
             builds: JoinSet::new(),
         }
@@ -219,9 +221,9 @@ impl Slots {
 
     fn begin(&mut self, deliveries: Vec<Delivery>, slots: Vec<OwnedSemaphorePermit>) {
         for (delivery, slot) in deliveries.into_iter().zip(slots) {
-            let job = self.job.clone();
+            let (job, turns) = (self.job.clone(), self.turns.clone());
             self.builds.spawn(async move {
-                handle(&job, delivery, Origin::Queue).await;
+                handle(&job, &turns, delivery, Origin::Queue).await;
                 drop(slot);
             });
         }
@@ -229,7 +231,7 @@ impl Slots {
 }
 
 /// Works on one delivery while its lease is kept alive, and settles it or gives it back.
-async fn handle(job: &Job, delivery: Delivery, origin: Origin) {
+async fn handle(job: &Job, turns: &Turns, delivery: Delivery, origin: Origin) {
     let Delivery {
         message,
         receives,
@@ -244,6 +246,7 @@ async fn handle(job: &Job, delivery: Delivery, origin: Origin) {
     };
     let request = message.request();
     let work = async {
+        let _turn = turns.wait_for(request.id).await;
         match origin {
             Origin::Queue => job.work_on(request, receives).await,
             Origin::DeadLetters => job.give_up(request, "the worker was interrupted").await,
@@ -252,7 +255,7 @@ async fn handle(job: &Job, delivery: Delivery, origin: Origin) {
     let verdict = tokio::select! {
         verdict = work => verdict,
         // Somebody else may work on it by now. The container is theirs to adopt.
-        () = keep_alive(&lease) => return tracing::error!(build = %request.id, "lost a lease"),
+        () = keep_alive(request.id, || lease.extend(VISIBILITY_TIMEOUT)) => return tracing::error!(build = %request.id, "lost a lease"),
     };
     match verdict {
         Ok(Verdict::Settle) => settle(lease).await,
@@ -260,18 +263,6 @@ async fn handle(job: &Job, delivery: Delivery, origin: Origin) {
         Err(error) => {
             tracing::error!(build = %request.id, %error, "cannot keep records");
             give_back(lease, TROUBLE_DELAY).await;
-        }
-    }
-}
-
-/// Extends the lease until it is lost.
-async fn keep_alive(lease: &Lease) {
-    loop {
-        sleep(HEARTBEAT).await;
-        match lease.extend(VISIBILITY_TIMEOUT).await {
-            Ok(()) => {}
-            Err(QueueError::LeaseExpired) => return,
-            Err(error) => tracing::warn!(%error, "cannot extend a lease"),
         }
     }
 }
@@ -289,7 +280,7 @@ async fn give_back(lease: Lease, delay: Duration) {
 }
 
 /// Gives what was received too often its final status all the same.
-async fn tell_dead_letters(job: &Job, queue: &Queue) {
+async fn tell_dead_letters(job: &Job, turns: &Turns, queue: &Queue) {
     let mut letters = JoinSet::new();
     loop {
         while letters.try_join_next().is_some() {}
@@ -298,8 +289,10 @@ async fn tell_dead_letters(job: &Job, queue: &Queue) {
             .await
         {
             Ok(received) => received.into_iter().for_each(|letter| {
-                let job = job.clone();
-                letters.spawn(async move { handle(&job, letter, Origin::DeadLetters).await });
+                let (job, turns) = (job.clone(), turns.clone());
+                letters.spawn(async move {
+                    handle(&job, &turns, letter, Origin::DeadLetters).await;
+                });
             }),
             Err(error) => {
                 tracing::error!(%error, "cannot receive dead letters");

@@ -5,7 +5,7 @@
 //! after [`MAX_RECEIVES`] receives without settling it becomes a dead letter.
 
 #![cfg_attr(
-    not(feature = "local-queue"),
+    not(any(feature = "local-queue", feature = "sqs")),
     expect(
         unused_variables,
         reason = "without any queue nobody is there to take them"
@@ -14,13 +14,17 @@
 
 #[cfg(feature = "local-queue")]
 mod local;
+#[cfg(feature = "sqs")]
+mod sqs;
 
 use std::time::Duration;
 
-use crate::config::QueueConfig;
+use crate::config::{ConfigError, QueueConfig};
 use crate::message::{Message, UnreadableMessage};
 #[cfg(feature = "local-queue")]
 pub use local::{Clock, LocalLease, LocalQueue, ManualClock};
+#[cfg(feature = "sqs")]
+pub use sqs::{SqsLease, SqsQueue};
 
 /// A message that was received this often and never settled becomes a dead letter.
 pub const MAX_RECEIVES: u32 = 3;
@@ -34,6 +38,9 @@ pub enum Queue {
     /// SQLite on this machine.
     #[cfg(feature = "local-queue")]
     Local(LocalQueue),
+    /// At Amazon SQS.
+    #[cfg(feature = "sqs")]
+    Sqs(SqsQueue),
 }
 
 /// One receive of one message.
@@ -54,6 +61,9 @@ pub enum Lease {
     /// Of the local queue.
     #[cfg(feature = "local-queue")]
     Local(LocalLease),
+    /// Of a queue at SQS.
+    #[cfg(feature = "sqs")]
+    Sqs(SqsLease),
 }
 
 /// Why the queue did not do what it was asked for.
@@ -62,19 +72,47 @@ pub enum QueueError {
     /// The lease ended: somebody else may work on the message by now.
     #[error("the lease has expired")]
     LeaseExpired,
+    /// A setting of its surroundings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Another process has this queue open.
     #[error("{0} is in use by another process")]
     InUse(String),
     /// The store behind the queue failed or did not answer in time.
     #[error("the queue cannot be reached: {0}")]
     Unreachable(String),
+    /// There is no queue at this URL.
+    #[error("there is no queue {0}: check its URL, region and account")]
+    Missing(String),
+    /// The queue answers, and does not let this program do this.
+    #[error("the queue {queue} denies {action}: check the credentials and their policy ({reason})")]
+    Denied {
+        /// Its URL.
+        queue: String,
+        /// The permission that is needed.
+        action: &'static str,
+        /// What the queue said.
+        reason: String,
+    },
+    /// The queue answers that too much is asked of it.
+    #[error("the queue {0} is throttled: check who else uses it, and the account's quotas")]
+    Throttled(String),
+    /// The queue answers, and does not take a request as it is.
+    #[error("the queue {queue} refuses the request: check its settings ({reason})")]
+    Refused {
+        /// Its URL.
+        queue: String,
+        /// What the queue said.
+        reason: String,
+    },
 }
 
 impl Queue {
     /// Opens the queue. Leases that a dead process held are free again.
     ///
     /// # Errors
-    /// The queue is in use, or cannot be reached.
+    /// The queue is in use or cannot be reached, or a setting cannot be used. A queue at SQS is not
+    /// asked yet.
     pub async fn open(config: &QueueConfig) -> Result<Self, QueueError> {
         match config {
             #[cfg(feature = "local-queue")]
@@ -82,6 +120,12 @@ impl Queue {
             #[cfg(not(feature = "local-queue"))]
             QueueConfig::Local { .. } => Err(QueueError::Unreachable(
                 "this program was built without the local queue".into(),
+            )),
+            #[cfg(feature = "sqs")]
+            QueueConfig::Sqs(config) => SqsQueue::open(config).await.map(Self::Sqs),
+            #[cfg(not(feature = "sqs"))]
+            QueueConfig::Sqs(_) => Err(QueueError::Unreachable(
+                "this program was built without SQS".into(),
             )),
         }
     }
@@ -95,6 +139,8 @@ impl Queue {
         match *self {
             #[cfg(feature = "local-queue")]
             Self::Local(ref queue) => queue.send(message).await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref queue) => queue.send(message).await,
         }
     }
 
@@ -106,6 +152,8 @@ impl Queue {
         match *self {
             #[cfg(feature = "local-queue")]
             Self::Local(ref queue) => queue.receive(max, wait).await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref queue) => queue.receive(max, wait).await,
         }
     }
 
@@ -121,6 +169,8 @@ impl Queue {
         match *self {
             #[cfg(feature = "local-queue")]
             Self::Local(ref queue) => queue.receive_dead_letters(max, wait).await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref queue) => queue.receive_dead_letters(max, wait).await,
         }
     }
 
@@ -132,6 +182,8 @@ impl Queue {
         match *self {
             #[cfg(feature = "local-queue")]
             Self::Local(ref queue) => queue.check().await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref queue) => queue.check().await,
         }
     }
 }
@@ -145,6 +197,8 @@ impl Lease {
         match *self {
             #[cfg(feature = "local-queue")]
             Self::Local(ref lease) => lease.extend(visibility).await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref lease) => lease.extend(visibility).await,
         }
     }
 
@@ -156,6 +210,8 @@ impl Lease {
         match self {
             #[cfg(feature = "local-queue")]
             Self::Local(lease) => lease.settle().await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(lease) => lease.settle().await,
         }
     }
 
@@ -167,6 +223,8 @@ impl Lease {
         match self {
             #[cfg(feature = "local-queue")]
             Self::Local(lease) => lease.give_back(delay).await,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(lease) => lease.give_back(delay).await,
         }
     }
 }

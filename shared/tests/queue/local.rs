@@ -16,9 +16,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::suite::{
-    self, LONG, TestQueue, answered, drain, ids, message, receive_now, receive_one,
-};
+use crate::suite::{self, LONG, TestQueue, drain, ids, message, receive_now, receive_one};
 
 suite::every_behaviour!(LocalTest::new().await);
 
@@ -60,6 +58,10 @@ impl LocalTest {
 impl TestQueue for LocalTest {
     fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    async fn receive_waits(&self) {
+        answered(&self.queue).await;
     }
 
     async fn let_pass(&self, time: Duration) {
@@ -338,6 +340,11 @@ fn poison() -> Message {
     let mut request = message().into_request();
     request.repo = "octo/poison".parse().expect("repo");
     Message::V1(request)
+}
+
+/// Returns once the queue has seen all that was asked of it before.
+async fn answered(queue: &Queue) {
+    queue.check().await.expect("check");
 }
 
 /// Lets `receive` ask the queue; it has to wait for its answer.

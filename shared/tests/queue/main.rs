@@ -1,6 +1,8 @@
-//! What a queue promises: the [`suite`] that each kind of queue passes, and what the local queue
-//! promises beyond that.
+//! What a queue promises: the [`suite`] that each kind of queue passes, and what each promises
+//! beyond that.
 
 mod suite;
 mod local;
 mod crash;
+#[cfg(feature = "sqs")]
+mod sqs;

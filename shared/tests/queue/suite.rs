@@ -12,6 +12,9 @@ use tokio::task::JoinSet;
 pub(crate) trait TestQueue {
     fn queue(&self) -> &Queue;
 
+    /// Returns once a receive that was begun before waits for a message.
+    async fn receive_waits(&self);
+
     /// Lets the queue's time pass.
     async fn let_pass(&self, time: Duration);
 }
@@ -28,7 +31,16 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// A test for each behaviour; `$open` is an expression that opens a [`TestQueue`].
 macro_rules! every_behaviour {
     ($open:expr) => {
-        $crate::suite::every_behaviour! { $open;
+        $crate::suite::every_behaviour_but_one_message_per_build! { $open }
+        $crate::suite::tests! { $open; a_build_is_not_queued_twice }
+    };
+}
+pub(crate) use every_behaviour;
+
+/// As [`every_behaviour!`], for a queue that lets a build in twice: a standard queue of SQS.
+macro_rules! every_behaviour_but_one_message_per_build {
+    ($open:expr) => {
+        $crate::suite::tests! { $open;
             a_message_arrives_as_it_was_sent,
             the_oldest_message_comes_first,
             no_more_messages_come_than_were_asked_for,
@@ -39,7 +51,6 @@ macro_rules! every_behaviour {
             a_message_given_back_comes_after_its_delay,
             a_lease_is_stale_once_it_ran_out,
             a_lease_is_stale_once_the_message_was_received_again,
-            a_build_is_not_queued_twice,
             a_settled_build_can_be_queued_again,
             a_message_received_too_often_is_a_dead_letter,
             a_dead_letter_is_leased_and_settled_like_a_message,
@@ -53,6 +64,10 @@ macro_rules! every_behaviour {
             a_sound_queue_answers_a_check,
         }
     };
+}
+pub(crate) use every_behaviour_but_one_message_per_build;
+
+macro_rules! tests {
     ($open:expr; $($behaviour:ident),* $(,)?) => {$(
         #[tokio::test]
         async fn $behaviour() {
@@ -60,7 +75,7 @@ macro_rules! every_behaviour {
         }
     )*};
 }
-pub(crate) use every_behaviour;
+pub(crate) use tests;
 
 pub(crate) async fn a_message_arrives_as_it_was_sent(test: &impl TestQueue) {
     let sent = message();
@@ -86,7 +101,7 @@ pub(crate) async fn no_more_messages_come_than_were_asked_for(test: &impl TestQu
 
 pub(crate) async fn a_receive_ends_empty_after_its_wait(test: &impl TestQueue) {
     let (received, ()) = tokio::join!(biased; test.queue().receive(1, LONG), async {
-        answered(test.queue()).await;
+        test.receive_waits().await;
         test.let_pass(LONG).await;
     });
     assert!(received.expect("receive").is_empty());
@@ -266,7 +281,7 @@ pub(crate) async fn a_dead_letter_may_be_received_without_limit(test: &impl Test
 pub(crate) async fn a_waiting_receive_is_woken_by_a_send(test: &impl TestQueue) {
     let sent = message();
     let (received, ()) = tokio::join!(biased; test.queue().receive(1, LONG), async {
-        answered(test.queue()).await;
+        test.receive_waits().await;
         test.queue().send(&sent).await.expect("send");
     });
     assert_eq!(ids(&received.expect("receive")), [sent.request().id]);
@@ -276,7 +291,7 @@ pub(crate) async fn a_waiting_receive_is_woken_by_a_give_back(test: &impl TestQu
     test.queue().send(&message()).await.expect("send");
     let held = receive_one(test.queue()).await;
     let (received, ()) = tokio::join!(biased; test.queue().receive(1, LONG), async {
-        answered(test.queue()).await;
+        test.receive_waits().await;
         held.lease.give_back(Duration::ZERO).await.expect("give back");
     });
     assert_eq!(one(received.expect("receive")).receives, 2);
@@ -287,7 +302,7 @@ pub(crate) async fn a_waiting_receive_is_woken_when_a_delay_ends(test: &impl Tes
     let held = receive_one(test.queue()).await;
     held.lease.give_back(LONG / 2).await.expect("give back");
     let (received, ()) = tokio::join!(biased; test.queue().receive(1, LONG), async {
-        answered(test.queue()).await;
+        test.receive_waits().await;
         test.let_pass(LONG / 2).await;
     });
     assert_eq!(one(received.expect("receive")).receives, 2);
@@ -298,7 +313,7 @@ pub(crate) async fn a_waiting_receive_is_woken_when_a_lease_runs_out(test: &impl
     let held = receive_one(test.queue()).await;
     test.let_pass(VISIBILITY_TIMEOUT - LONG / 2).await;
     let (received, ()) = tokio::join!(biased; test.queue().receive(1, LONG), async {
-        answered(test.queue()).await;
+        test.receive_waits().await;
         test.let_pass(LONG / 2).await;
     });
     assert_eq!(one(received.expect("receive")).receives, 2);
@@ -308,7 +323,7 @@ pub(crate) async fn a_waiting_receive_is_woken_when_a_lease_runs_out(test: &impl
 pub(crate) async fn a_waiting_receive_of_dead_letters_is_woken_by_a_death(test: &impl TestQueue) {
     let sent = message();
     let (dead, ()) = tokio::join!(biased; test.queue().receive_dead_letters(1, LONG), async {
-        answered(test.queue()).await;
+        test.receive_waits().await;
         kill(test, &sent).await;
     });
     assert_eq!(
@@ -348,13 +363,15 @@ pub(crate) async fn a_sound_queue_answers_a_check(test: &impl TestQueue) {
     test.queue().check().await.expect("check");
 }
 
-/// A message of a build like no other.
+/// A message of a build like no other, and of a branch of its own: a FIFO queue of SQS delivers
+/// the builds of one branch one after another.
 pub(crate) fn message() -> Message {
+    let id = BuildId::random();
     Message::V1(BuildRequest {
-        id: BuildId::random(),
+        id,
         repo: "octo/hello".parse().expect("repo"),
         revision: "main".parse().expect("revision"),
-        git_ref: None,
+        git_ref: Some(format!("refs/heads/{id}").parse().expect("ref")),
     })
 }
 
@@ -369,11 +386,6 @@ fn id(delivery: &Delivery) -> BuildId {
 
 pub(crate) fn ids(deliveries: &[Delivery]) -> Vec<BuildId> {
     deliveries.iter().map(id).collect()
-}
-
-/// Returns once the queue has seen all that was asked of it before.
-pub(crate) async fn answered(queue: &Queue) {
-    queue.check().await.expect("check");
 }
 
 /// What can be received without a wait.

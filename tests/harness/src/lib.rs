@@ -1,5 +1,5 @@
 //! What compose-ci's tests and its quickstart speak to instead of the world: a stand-in for
-//! GitHub, a sink for mail, the Docker engine, and the service itself as a process.
+//! GitHub, a sink for mail, an emulator of AWS, the Docker engine, and the service itself as a process.
 //!
 //! All of them are spoken to over the wire. They wait for events, never for time, and they
 //! fail a test that leaves something undone. Being for tests, they panic where a test could
@@ -12,11 +12,13 @@ mod github;
 mod process;
 mod certificates;
 mod smtp;
+mod aws;
 mod engine;
 mod docker;
 mod engine_proxy;
 mod one_box;
 
+pub use self::aws::{Aws, Queues, REGION};
 pub use self::certificates::Certificates;
 pub use self::docker::{AtEnd, docker};
 pub use self::engine::{Engine, Snapshot, test_image};

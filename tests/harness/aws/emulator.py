@@ -1,0 +1,67 @@
+"""AWS for tests: moto, with an SQS as strict as Amazon's and a clock that tests can move.
+
+Run it with the interpreter that `install` prints. The first line on standard output is
+`listening on HOST:PORT`; it ends with the process that started it.
+
+`POST /control/advance/<family>/<seconds>` stops the clock of all queues whose name begins with
+`<family>-`, at the first call, and moves it. All other queues live in real time.
+`POST /control/waiting/<family>` is answered once somebody waits for a message of such a queue.
+"""
+
+import logging
+import os
+import sys
+import threading
+
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import make_server
+
+import strict_sqs
+
+# One line for each request would drown what a test says.
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+def with_control(aws):
+    """The application `aws`, and the requests that control its queues."""
+
+    def application(environ, start_response):
+        match environ["PATH_INFO"].split("/"):
+            case ["", "control", "advance", family, seconds]:
+                strict_sqs.advance(family, float(seconds))
+                done = True
+            case ["", "control", "waiting", family]:
+                done = strict_sqs.receive_waits(family)
+            case _:
+                return aws(environ, start_response)
+        start_response("204 Done" if done else "504 Too late", [])
+        return []
+
+    return application
+
+
+def end_with(parent):
+    while os.getppid() == parent:
+        threading.Event().wait(0.5)
+    os._exit(0)
+
+
+def main():
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    strict_sqs.install()
+    application = with_control(DomainDispatcherApplication(create_backend_app))
+    handler = MotoRequestHandler
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=handler)
+    # Many tests connect at once.
+    server.socket.listen(128)
+    # moto puts its address into the URLs of queues.
+    os.environ["MOTO_PORT"] = str(server.port)
+    print(f"listening on 127.0.0.1:{server.port}", flush=True)
+    server.serve_forever()
+
+
+sys.exit(main())
