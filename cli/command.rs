@@ -17,16 +17,12 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the webhook, the local queue and the worker in one process
+    /// Run the webhook, the queue and a worker in one process
     Serve,
+    /// Run a worker alone, one of any number that share the SQS queue at QUEUE_URL
+    Worker,
     /// Ask the service on this machine whether it is healthy (exit code 0) or not (1)
     Healthcheck,
-}
-
-/// One line on standard error for an error that ends the program.
-#[expect(clippy::print_stderr, reason = "the service's log may not exist yet")]
-pub(crate) fn complain(error: &anyhow::Error) {
-    eprintln!("compose-ci: {error:#}");
 }
 
 /// All variables, by group, with their defaults.

@@ -9,10 +9,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use command::{Cli, Command};
-use shared::config::{ConfigError, Env};
-
-/// As the shell's builtins and most programs answer a wrong usage.
-const EXIT_CONFIG: u8 = 2;
+use shared::config::Env;
+use shared::exit;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -20,14 +18,8 @@ async fn main() -> ExitCode {
     let env = Env::of_process();
     let result = match cli.command {
         Command::Serve => serve::run(&env).await,
+        Command::Worker => worker::service::run(&env).await,
         Command::Healthcheck => health::check(&env).await,
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            command::complain(&error);
-            let misconfigured = error.downcast_ref::<ConfigError>().is_some();
-            ExitCode::from(if misconfigured { EXIT_CONFIG } else { 1 })
-        }
-    }
+    exit::code("compose-ci", result)
 }

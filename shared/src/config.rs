@@ -292,6 +292,17 @@ impl QueueConfig {
         };
         Ok(SqsConfig::load(env)?.map_or(local, Self::Sqs))
     }
+
+    /// Reads where the queue is that a handler or a worker of its own shares with others.
+    ///
+    /// # Errors
+    /// There is no `QUEUE_URL`, or one of no queue.
+    pub fn load_shared(env: &Env) -> Result<Self> {
+        let problem = "missing (the queue in DATA_DIR serves compose-ci serve alone)";
+        SqsConfig::load(env)?
+            .map(Self::Sqs)
+            .ok_or_else(|| invalid("QUEUE_URL", problem))
+    }
 }
 
 impl LogConfig {

@@ -2,7 +2,8 @@
 //!
 //! Read in this order: the domain types that a push is made of ([`build`]), the message that
 //! travels through the queue ([`message`]), the variables that a person sets ([`config`]), the
-//! [`queue`] itself, and the process's surroundings: [`tls`], `aws`, [`telemetry`], [`shutdown`].
+//! [`queue`] itself, and the process's surroundings: [`tls`], `aws`, [`telemetry`], [`shutdown`],
+//! [`exit`].
 
 pub mod build;
 pub mod message;
@@ -14,3 +15,4 @@ pub mod aws;
 pub mod queue;
 pub mod telemetry;
 pub mod shutdown;
+pub mod exit;

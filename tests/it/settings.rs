@@ -241,3 +241,14 @@ async fn help_lists_every_variable() {
     Every secret (marked *) can also come from a file named by <NAME>_FILE.
     "#);
 }
+
+#[tokio::test]
+async fn a_worker_alone_needs_a_queue_that_others_can_reach() {
+    let fixture = Fixture::plain().await;
+    let output = fixture.setup("true").command(&["worker"]).output();
+    let output = output.expect("the worker can be started");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let line =
+        "compose-ci: QUEUE_URL: missing (the queue in DATA_DIR serves compose-ci serve alone)\n";
+    assert_eq!((told.as_ref(), output.status.code()), (line, Some(2)));
+}

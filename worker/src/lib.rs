@@ -23,5 +23,6 @@ mod cleanup;
 pub mod job;
 mod hold;
 mod poll;
+pub mod service;
 
 pub use poll::Worker;
