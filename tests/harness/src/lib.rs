@@ -13,6 +13,7 @@ mod process;
 mod certificates;
 mod smtp;
 mod aws;
+mod lambda;
 mod engine;
 mod docker;
 mod engine_proxy;
@@ -27,6 +28,7 @@ pub use self::git::TestRepo;
 pub use self::github::{
     CommitState, Endpoint, Fault, GitHub, Host, Request, Settings, Status, TOKEN,
 };
+pub use self::lambda::LambdaHandler;
 pub use self::one_box::{Answer, OneBox, Setup, WEBHOOK_SECRET};
 pub use self::payload::{Push, sign};
 pub use self::process::{Process, listening_address};

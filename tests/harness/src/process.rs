@@ -88,12 +88,26 @@ impl Process {
 
     /// Sends SIGTERM; does nothing when the program has ended.
     pub fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Stops it where it is; does nothing when the program has ended.
+    pub fn suspend(&mut self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`suspend`](Self::suspend).
+    pub fn resume(&mut self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&mut self, signal: Signal) {
         // The id of a child that was waited for may belong to another process by now.
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        let sent = kill_process(pid.expect("a pid is positive"), Signal::TERM);
+        let sent = kill_process(pid.expect("a pid is positive"), signal);
         sent.expect("a child that wasn't waited for takes signals");
     }
 
