@@ -3,6 +3,7 @@
 //! [`Env`] is the raw side: names and texts. The `…Config` structs are the checked side, and the
 //! only one that the rest of the program sees. Nothing else reads the environment.
 
+mod engine;
 mod sqs;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use wildmatch::WildMatch;
 use crate::build::RepoName;
 use crate::variables;
 
+pub use self::engine::EngineConfig;
 pub use self::sqs::{QueueUrl, SqsConfig};
 
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
@@ -105,23 +107,6 @@ pub struct GithubConfig {
     pub status_context: String,
     /// A bundle of root certificates instead of the embedded ones.
     pub ca_bundle: Option<PathBuf>,
-}
-
-/// The Docker engine, as the docker CLI finds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EngineConfig {
-    /// A unix socket on this machine.
-    Unix {
-        /// The socket's path.
-        socket: PathBuf,
-    },
-    /// TCP, with mutual TLS where certificates are given.
-    Tcp {
-        /// `host:port`.
-        address: String,
-        /// The directory of `ca.pem`, `cert.pem` and `key.pem`.
-        tls: Option<PathBuf>,
-    },
 }
 
 /// The hook and the limits of its container.
@@ -343,27 +328,6 @@ impl GithubConfig {
     }
 }
 
-impl EngineConfig {
-    fn load(env: &Env) -> Result<Self> {
-        let host = env
-            .text("DOCKER_HOST")
-            .unwrap_or("unix:///var/run/docker.sock");
-        if let Some(socket) = host.strip_prefix("unix://") {
-            return Ok(Self::Unix {
-                socket: socket.into(),
-            });
-        }
-        let Some(address) = host.strip_prefix("tcp://") else {
-            return Err(invalid("DOCKER_HOST", "must begin with unix:// or tcp://"));
-        };
-        let verify = env.text("DOCKER_TLS_VERIFY").is_some();
-        Ok(Self::Tcp {
-            address: address.trim_end_matches('/').to_owned(),
-            tls: verify.then(|| docker_cert_path(env)),
-        })
-    }
-}
-
 impl HookConfig {
     fn load(env: &Env) -> Result<Self> {
         let timeout_fits = |timeout: &Duration| !timeout.is_zero() && *timeout < BUILD_TIMEOUT_MAX;
@@ -431,13 +395,6 @@ fn smtp_credentials(env: &Env) -> Result<Option<(String, SecretString)>> {
 
 fn data_dir(env: &Env) -> PathBuf {
     env.text("DATA_DIR").unwrap_or("/var/lib/compose-ci").into()
-}
-
-fn docker_cert_path(env: &Env) -> PathBuf {
-    match env.text("DOCKER_CERT_PATH") {
-        Some(path) => path.into(),
-        None => PathBuf::from(env.text("HOME").unwrap_or("/root")).join(".docker"),
-    }
 }
 
 fn http_url(text: &str) -> Result<Url, String> {

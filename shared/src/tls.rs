@@ -1,13 +1,14 @@
 //! One TLS configuration for every HTTPS client: rustls with ring.
 //!
-//! The roots are embedded, or come from the one bundle that `SSL_CERT_FILE` names. A directory of
-//! hashed certificates costs milliseconds at the first connection, the platform's verifier more.
+//! The Docker engine has an authority of its own. For everybody else the roots are embedded, or come
+//! from the one bundle that `SSL_CERT_FILE` names. A directory of hashed certificates costs
+//! milliseconds at the first connection, the platform's verifier more.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -24,11 +25,16 @@ pub fn client_config(bundle: Option<&Path>) -> Result<ClientConfig, ConfigError>
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         },
     };
-    Ok(ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
+    Ok(client_config_builder()
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+/// What every client configuration begins with, before it is said whom to trust.
+pub fn client_config_builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
 }
 
 /// The cryptography that every connection of this program uses.

@@ -1,10 +1,13 @@
 //! The Docker engine, as far as a build needs it. No type of the client library leaves this file,
 //! but for the body that creates a container ([`crate::container`]).
 
+mod connection;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, VolumeCreateRequest};
@@ -16,10 +19,11 @@ use bollard::query_parameters::{
     RemoveVolumeOptionsBuilder, StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
     WaitContainerOptionsBuilder,
 };
-use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use shared::config::EngineConfig;
+use shared::config::{ConfigError, EngineConfig};
+
+pub use self::connection::Mismatch;
 
 /// How long the engine may take to answer a call. A busy disk makes it slow; an engine that takes
 /// longer than this hangs.
@@ -50,6 +54,9 @@ pub enum EngineError {
     /// The engine answered that it could not, this time (5xx), as when its network is not up yet.
     #[error("the Docker engine failed: {0}")]
     Failed(String),
+    /// The engine and the settings do not fit.
+    #[error("the Docker engine cannot be used: {0}")]
+    Unfit(Mismatch),
     /// The engine did not answer, or not in time.
     #[error("the Docker engine does not answer: {0}")]
     Gone(String),
@@ -101,34 +108,15 @@ impl Engine {
     ///
     /// # Errors
     /// The socket does not exist, or the certificates cannot be used.
-    pub fn new(config: &EngineConfig) -> Result<Self> {
-        let timeout = CALL_DEADLINE.as_secs();
-        let docker = match config {
-            EngineConfig::Unix { socket } => {
-                Docker::connect_with_unix(&socket.to_string_lossy(), timeout, API_DEFAULT_VERSION)
-            }
-            EngineConfig::Tcp { address, tls: None } => {
-                Docker::connect_with_http(address, timeout, API_DEFAULT_VERSION)
-            }
-            EngineConfig::Tcp {
-                address,
-                tls: Some(directory),
-            } => Docker::connect_with_ssl(
-                address,
-                &directory.join("key.pem"),
-                &directory.join("cert.pem"),
-                &directory.join("ca.pem"),
-                timeout,
-                API_DEFAULT_VERSION,
-            ),
-        };
-        Ok(Self { docker: docker? })
+    pub fn new(config: &EngineConfig) -> Result<Self, ConfigError> {
+        let docker = connection::prepare(config, CALL_DEADLINE)?;
+        Ok(Self { docker })
     }
 
     /// Asks the engine which version of the API it speaks, and speaks no newer one from now on.
     ///
     /// # Errors
-    /// [`EngineError::Gone`].
+    /// [`EngineError::Gone`] or [`EngineError::Unfit`].
     pub async fn negotiate(self) -> Result<Self> {
         let docker = in_time(self.docker.negotiate_version()).await?;
         Ok(Self { docker })
@@ -403,6 +391,9 @@ fn gone_is_fine(result: Result<()>) -> Result<()> {
 
 impl From<Error> for EngineError {
     fn from(error: Error) -> Self {
+        if let Some(mismatch) = Mismatch::of(&error) {
+            return Self::Unfit(mismatch);
+        }
         match error {
             Error::DockerResponseServerError {
                 status_code: 404,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use shared::config::{ConfigError, EngineConfig, WorkerConfig};
+use shared::config::{ConfigError, WorkerConfig};
 use shared::queue::{Delivery, Lease, Queue, VISIBILITY_TIMEOUT};
 use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
 use crate::cleanup;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::github::Github;
 use crate::hold::{Turns, keep_alive};
 use crate::job::{Job, Verdict};
@@ -58,7 +58,7 @@ impl Worker {
         let logs = log::directory(&config.data_dir);
         std::fs::create_dir_all(&logs).with_context(|| format!("DATA_DIR: {}", logs.display()))?;
         Ok(Self {
-            engine: connect(&config.engine)?,
+            engine: Engine::new(&config.engine)?,
             github: Github::new(&config.github)?,
             mailer: Mailer::new(&config.mail)?,
             records: Records::open(&config.data_dir)?,
@@ -80,12 +80,13 @@ impl Worker {
     /// Builds what comes from the queue until the process is asked to stop.
     ///
     /// # Errors
-    /// There is no image to build in.
+    /// There is no image to build in, or the engine and the settings do not fit.
     pub async fn run(self, queue: Queue, shutdown: &Shutdown) -> anyhow::Result<()> {
         let drain = &shutdown.drain;
         let Some(engine) = drain.run_until_cancelled(self.engine_that_answers()).await else {
             return Ok(());
         };
+        let engine = engine?;
         let bell = Bell::default();
         let job = self.job(engine, bell.clone()).await?;
         let reporter = self.reporter(bell);
@@ -107,10 +108,16 @@ impl Worker {
     }
 
     /// Waits until the engine answers.
-    async fn engine_that_answers(&self) -> Engine {
+    ///
+    /// # Errors
+    /// It answers that it will not, for a setting that is wrong.
+    async fn engine_that_answers(&self) -> Result<Engine, ConfigError> {
         loop {
             match self.engine.clone().negotiate().await {
-                Ok(engine) => return engine,
+                Ok(engine) => return Ok(engine),
+                Err(EngineError::Unfit(mismatch)) => {
+                    return Err(mismatch.blame(&self.config.engine));
+                }
                 Err(error) => tracing::warn!(%error, "waiting for the Docker engine"),
             }
             sleep(TROUBLE_DELAY).await;
@@ -311,23 +318,6 @@ async fn sweep_regularly(engine: &Engine, records: &Records) {
             tracing::warn!(error = format!("{error:#}"), "cannot look for leftovers");
         }
     }
-}
-
-fn connect(config: &EngineConfig) -> anyhow::Result<Engine> {
-    Engine::new(config).map_err(|error| {
-        let problem = match config {
-            EngineConfig::Unix { socket } if !socket.exists() => format!(
-                "{} does not exist (is the engine's socket mounted?)",
-                socket.display()
-            ),
-            _ => error.to_string(),
-        };
-        ConfigError {
-            variable: "DOCKER_HOST",
-            problem,
-        }
-        .into()
-    })
 }
 
 fn links(config: &WorkerConfig) -> Links {

@@ -69,6 +69,10 @@ fn a_problem_is_one_line_that_names_the_variable() {
             "DOCKER_HOST: must begin with unix:// or tcp://",
         ),
         (
+            &[("DOCKER_HOST", "tcp://")],
+            "DOCKER_HOST: must be tcp://host:port",
+        ),
+        (
             &[smtp],
             "SMTP_FROM: missing (sender, needed with SMTP_HOST)",
         ),
@@ -219,25 +223,38 @@ fn the_engine_is_found_as_the_docker_cli_finds_it() {
             socket: "/var/run/docker.sock".into()
         }
     );
-    assert_eq!(
-        engine(&[("DOCKER_HOST", "tcp://1.2.3.4:2375")]),
-        EngineConfig::Tcp {
-            address: "1.2.3.4:2375".into(),
-            tls: None
-        }
-    );
-    let machine = [
-        ("DOCKER_HOST", "tcp://1.2.3.4:2376"),
+    for (host, verify, address, tls) in [
+        ("tcp://1.2.3.4:2375", "", "1.2.3.4:2375", None),
+        ("tcp://ci", "", "ci:2375", None),
+        ("tcp://1.2.3.4:2376", "1", "1.2.3.4:2376", Some("/certs")),
+        ("tcp://ci/", "1", "ci:2376", Some("/certs")),
+        ("tcp://[::1]", "1", "[::1]:2376", Some("/certs")),
+    ] {
+        let variables = [
+            ("DOCKER_HOST", host),
+            ("DOCKER_TLS_VERIFY", verify),
+            ("DOCKER_CERT_PATH", "/certs"),
+        ];
+        let expected = EngineConfig::Tcp {
+            address: address.into(),
+            tls: tls.map(Into::into),
+        };
+        assert_eq!(engine(&variables), expected, "{host}");
+    }
+}
+
+#[test]
+fn certificates_are_looked_for_where_the_docker_cli_keeps_its_own() {
+    let variables = [
+        ("DOCKER_HOST", "tcp://ci"),
         ("DOCKER_TLS_VERIFY", "1"),
-        ("DOCKER_CERT_PATH", "/certs"),
+        ("HOME", "/home/ci"),
     ];
-    assert_eq!(
-        engine(&machine),
-        EngineConfig::Tcp {
-            address: "1.2.3.4:2376".into(),
-            tls: Some("/certs".into())
-        }
-    );
+    let expected = EngineConfig::Tcp {
+        address: "ci:2376".into(),
+        tls: Some("/home/ci/.docker".into()),
+    };
+    assert_eq!(worker(&variables).expect("valid").engine, expected);
 }
 
 #[test]

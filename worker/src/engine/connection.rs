@@ -1,0 +1,262 @@
+//! The way to the engine: its socket, or TCP, with certificates as docker-machine makes them.
+
+use std::error::Error as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use shared::config::{ConfigError, EngineConfig};
+use shared::tls;
+
+/// How long an engine may take to accept a connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// A hook may be silent for an hour. An engine whose machine has gone away is noticed after
+/// about a minute, and routers on the way do not take a silent connection for a dead one.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Prepares the connection; nothing is sent yet.
+pub(super) fn prepare(
+    config: &EngineConfig,
+    call_deadline: Duration,
+) -> Result<Docker, ConfigError> {
+    let deadline_s = call_deadline.as_secs();
+    let docker = match config {
+        EngineConfig::Unix { socket } if !socket.exists() => {
+            let problem = "does not exist (is the engine's socket mounted?)";
+            return Err(docker_host(format!("{} {problem}", socket.display())));
+        }
+        EngineConfig::Unix { socket } => {
+            Docker::connect_with_unix(&socket.to_string_lossy(), deadline_s, API_DEFAULT_VERSION)
+        }
+        EngineConfig::Tcp { address, tls: None } => {
+            over(tcp(), &format!("http://{address}"), deadline_s)
+        }
+        EngineConfig::Tcp {
+            address,
+            tls: Some(directory),
+        } => over(https(directory)?, &format!("https://{address}"), deadline_s),
+    };
+    docker.map_err(|error| docker_host(error.to_string()))
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_DEADLINE));
+    tcp.set_keepalive(Some(KEEPALIVE_AFTER));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    tcp
+}
+
+fn https(directory: &Path) -> Result<HttpsConnector<HttpConnector>, ConfigError> {
+    Ok(HttpsConnectorBuilder::new()
+        .with_tls_config(mutual_tls(directory)?)
+        .https_only()
+        .enable_http1()
+        .wrap_connector(tcp()))
+}
+
+/// Trusts nobody but the engine's own authority: the world's authorities have no say in who may
+/// be root on this host.
+fn mutual_tls(directory: &Path) -> Result<ClientConfig, ConfigError> {
+    let mut authority = RootCertStore::empty();
+    for certificate in certificates(&directory.join("ca.pem"))? {
+        let added = authority.add(certificate);
+        added.map_err(|error| unusable(&directory.join("ca.pem"), error))?;
+    }
+    let key_path = directory.join("key.pem");
+    let key =
+        PrivateKeyDer::from_pem_file(&key_path).map_err(|error| unusable(&key_path, error))?;
+    tls::client_config_builder()
+        .with_root_certificates(authority)
+        .with_client_auth_cert(certificates(&directory.join("cert.pem"))?, key)
+        .map_err(|error| unusable(&key_path, error))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let found =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match found {
+        Ok(found) if found.is_empty() => Err(unusable(path, "holds no certificate")),
+        found => found.map_err(|error| unusable(path, error)),
+    }
+}
+
+/// A client that opens a connection for every call: the engine may restart between two of them.
+fn over<C>(connector: C, address: &str, deadline_s: u64) -> Result<Docker, Error>
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let client = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(0)
+        .build(connector);
+    let client = Arc::new(client);
+    let send = move |request: BollardRequest| {
+        let client = Arc::clone(&client);
+        async move { Ok(client.request(request).await?) }
+    };
+    Docker::connect_with_custom_transport(send, Some(address), deadline_s, API_DEFAULT_VERSION)
+}
+
+/// Why the engine and the settings do not fit. No further attempt would help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The engine's certificate is of another authority.
+    #[error("its certificate is of another authority")]
+    Authority,
+    /// The engine's certificate is for another name.
+    #[error("its certificate is for another name")]
+    Name,
+    /// The engine's certificate has expired.
+    #[error("its certificate has expired")]
+    Expired,
+    /// The engine does not accept our certificate.
+    #[error("it refuses our certificate")]
+    Client,
+    /// The engine expects TLS and got none.
+    #[error("it speaks TLS")]
+    Encrypted,
+    /// The engine expects no TLS.
+    #[error("it does not speak TLS")]
+    Plain,
+}
+
+impl Mismatch {
+    /// What the client library's error comes from, if it is one of these.
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        if let Error::DockerResponseServerError {
+            status_code: 400,
+            message,
+        } = error
+        {
+            // The words of Go's server, and so of every engine.
+            let expects_tls = message.contains("HTTP request to an HTTPS server");
+            return expects_tls.then_some(Self::Encrypted);
+        }
+        match tls_error(error)? {
+            rustls::Error::InvalidCertificate(reason) => Some(Self::of_certificate(reason)),
+            rustls::Error::AlertReceived(alert) if is_about_a_certificate(*alert) => {
+                Some(Self::Client)
+            }
+            rustls::Error::InvalidMessage(_) => Some(Self::Plain),
+            _ => None,
+        }
+    }
+
+    fn of_certificate(reason: &CertificateError) -> Self {
+        match reason {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Self::Name
+            }
+            _ => Self::Authority,
+        }
+    }
+
+    /// The setting that is to be looked at first.
+    pub(crate) fn blame(self, config: &EngineConfig) -> ConfigError {
+        let EngineConfig::Tcp { address, tls } = config else {
+            return docker_host(self.to_string());
+        };
+        let file = |name| {
+            tls.as_deref()
+                .unwrap_or(Path::new(""))
+                .join(name)
+                .display()
+                .to_string()
+        };
+        let (variable, problem) = match self {
+            Self::Authority => (
+                "DOCKER_CERT_PATH",
+                format!(
+                    "the engine's certificate is not signed by {}",
+                    file("ca.pem")
+                ),
+            ),
+            Self::Client => (
+                "DOCKER_CERT_PATH",
+                format!(
+                    "the engine refuses {} (of another authority, or expired)",
+                    file("cert.pem")
+                ),
+            ),
+            Self::Name => (
+                "DOCKER_HOST",
+                "the engine's certificate is for another name".to_owned(),
+            ),
+            Self::Expired => (
+                "DOCKER_HOST",
+                "the engine's certificate has expired".to_owned(),
+            ),
+            Self::Encrypted => (
+                "DOCKER_TLS_VERIFY",
+                "the engine speaks TLS: set it to 1, and DOCKER_CERT_PATH".to_owned(),
+            ),
+            Self::Plain => (
+                "DOCKER_TLS_VERIFY",
+                "the engine does not speak TLS".to_owned(),
+            ),
+        };
+        ConfigError {
+            variable,
+            problem: format!("{problem} (DOCKER_HOST is tcp://{address})"),
+        }
+    }
+}
+
+/// What TLS has to say of a failed call, wherever it stands among the causes.
+fn tls_error(error: &Error) -> Option<&rustls::Error> {
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        let inner = current
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref());
+        let found = current.downcast_ref().or_else(|| inner?.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        cause = current.source();
+    }
+    None
+}
+
+fn is_about_a_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
+}
+
+fn docker_host(problem: String) -> ConfigError {
+    ConfigError {
+        variable: "DOCKER_HOST",
+        problem,
+    }
+}
+
+fn unusable(path: &Path, problem: impl std::fmt::Display) -> ConfigError {
+    ConfigError {
+        variable: "DOCKER_CERT_PATH",
+        problem: format!("{}: {problem}", path.display()),
+    }
+}
