@@ -1,4 +1,5 @@
-"""AWS for tests: moto, with an SQS as strict as Amazon's and a clock that tests can move.
+"""AWS for tests: moto, with an SQS as strict as Amazon's, a clock that tests can move, and a
+CloudFormation that knows all that our templates use.
 
 Run it with the interpreter that `install` prints. The first line on standard output is
 `listening on HOST:PORT`; it ends with the process that started it.
@@ -8,6 +9,7 @@ Run it with the interpreter that `install` prints. The first line on standard ou
 `POST /control/waiting/<family>` is answered once somebody waits for a message of such a queue.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -37,11 +39,21 @@ def with_control(aws):
             case ["", "control", "waiting", family]:
                 done = strict_sqs.receive_waits(family)
             case _:
+                if "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
+                    extend_cloudformation()
                 return aws(environ, start_response)
         start_response("204 Done" if done else "504 Too late", [])
         return []
 
     return application
+
+
+@functools.cache
+def extend_cloudformation():
+    """Not before it is used: it loads most of moto, and that takes a second."""
+    import cloudformation
+
+    cloudformation.install()
 
 
 def end_with(parent):

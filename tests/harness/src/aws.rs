@@ -13,9 +13,6 @@ use crate::process::{Process, listening_address};
 
 const EMULATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/aws/emulator.py");
 
-/// The version that `aws/install` installs.
-const MOTO: &str = "moto-5.2.5";
-
 /// Where all queues of the emulator are.
 pub const REGION: &str = "eu-west-1";
 
@@ -193,10 +190,11 @@ impl Aws {
     }
 }
 
+/// The interpreter that `aws/install` installs.
 fn python() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME")
         .or_else(|| Some(variable("HOME")?.join(".cache")))
         .expect("HOME is set");
-    cache.join("compose-ci").join(MOTO).join("bin/python")
+    cache.join("compose-ci/aws-tests/bin/python")
 }

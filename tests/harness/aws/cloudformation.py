@@ -1,0 +1,225 @@
+"""What moto's CloudFormation lacks of what our templates use.
+
+A resource of a type that moto does not know is refused here, where moto leaves it out. The types
+below are made known: their resources are made as a person would make them, by a request to the
+emulator itself, so that boto3 checks their properties against AWS's own models of these requests.
+"""
+
+import functools
+import json
+import os
+import re
+
+import boto3
+from moto.cloudformation import parsing
+from moto.cloudformation.exceptions import ValidationError
+from moto.core.common_models import CloudFormationModel
+from moto.secretsmanager.models import secretsmanager_backends
+from moto.ssm.models import ssm_backends
+
+
+def install():
+    refuse_unknown_types()
+    resolve_dynamic_references()
+    see_references_in_sub()
+    resource(
+        "AWS::ApiGatewayV2::Api",
+        create=lambda aws, name, wanted: aws("apigatewayv2").create_api(**wanted)["ApiId"],
+        update=lambda aws, id, wanted: aws("apigatewayv2").update_api(
+            ApiId=id, **without(wanted, "ProtocolType")
+        ),
+        delete=lambda aws, id, wanted: aws("apigatewayv2").delete_api(ApiId=id),
+    )
+    resource(
+        "AWS::ApiGatewayV2::Integration",
+        create=lambda aws, name, wanted: aws("apigatewayv2").create_integration(**wanted)[
+            "IntegrationId"
+        ],
+        update=lambda aws, id, wanted: aws("apigatewayv2").update_integration(
+            IntegrationId=id, **wanted
+        ),
+        delete=part_of_api,
+    )
+    resource(
+        "AWS::ApiGatewayV2::Route",
+        create=lambda aws, name, wanted: aws("apigatewayv2").create_route(**wanted)["RouteId"],
+        update=lambda aws, id, wanted: aws("apigatewayv2").update_route(RouteId=id, **wanted),
+        delete=part_of_api,
+    )
+    resource(
+        "AWS::ApiGatewayV2::Stage",
+        create=lambda aws, name, wanted: aws("apigatewayv2").create_stage(**wanted)["StageName"],
+        update=lambda aws, id, wanted: aws("apigatewayv2").update_stage(**wanted),
+        delete=part_of_api,
+    )
+    resource(
+        "AWS::SQS::QueuePolicy",
+        create=put_queue_policy,
+        update=put_queue_policy,
+        # It goes with its queue.
+        delete=lambda aws, id, wanted: None,
+    )
+    resource(
+        "AWS::CloudWatch::Alarm",
+        create=put_alarm,
+        update=put_alarm,
+        delete=lambda aws, id, wanted: aws("cloudwatch").delete_alarms(AlarmNames=[id]),
+    )
+    resource(
+        "AWS::AutoScaling::ScalingPolicy",
+        create=put_scaling_policy,
+        update=put_scaling_policy,
+        delete=lambda aws, id, wanted: aws("autoscaling").delete_policy(PolicyName=name_of(id)),
+    )
+
+
+def part_of_api(aws, id, wanted):
+    """Goes with its API, which may have gone before."""
+
+
+def put_queue_policy(aws, name, wanted):
+    policy = json.dumps(wanted["PolicyDocument"])
+    for queue in wanted["Queues"]:
+        aws("sqs").set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
+    return name
+
+
+def put_alarm(aws, name, wanted):
+    aws("cloudwatch").put_metric_alarm(AlarmName=name, **wanted)
+    return name
+
+
+def put_scaling_policy(aws, id, wanted):
+    answer = aws("autoscaling").put_scaling_policy(PolicyName=name_of(id), **wanted)
+    return answer["PolicyARN"]
+
+
+def name_of(id):
+    """A policy's name, which its ARN ends in."""
+    return id.split("policyName/")[-1]
+
+
+def without(properties, *names):
+    return {name: value for name, value in properties.items() if name not in names}
+
+
+def resource(type_name, create, update, delete):
+    """Makes resources of this type known: how to make one, which answers its id, and so on."""
+
+    class Resource(CloudFormationModel):
+        # moto takes the second part for the name of a service.
+        __module__ = "tests.cloudformation"
+
+        def __init__(self, id):
+            self.physical_resource_id = id
+
+        @staticmethod
+        def cloudformation_type():
+            return type_name
+
+        @staticmethod
+        def cloudformation_name_type():
+            return ""
+
+        @classmethod
+        def create_from_cloudformation_json(cls, name, wanted, account_id, region, **_):
+            return cls(create(clients(region), name, wanted["Properties"]))
+
+        @classmethod
+        def update_from_cloudformation_json(cls, original, name, wanted, account_id, region):
+            update(clients(region), original.physical_resource_id, wanted["Properties"])
+            return original
+
+        @classmethod
+        def delete_from_cloudformation_json(cls, id, wanted, account_id, region):
+            delete(clients(region), id, wanted["Properties"])
+
+    return Resource
+
+
+def clients(region):
+    def client(service):
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=f"http://127.0.0.1:{os.environ['MOTO_PORT']}",
+            aws_access_key_id="id",
+            aws_secret_access_key="secret",
+        )
+
+    return client
+
+
+def refuse_unknown_types():
+    original = parsing.resource_class_from_type
+
+    def resource_class_from_type(type_name):
+        found = original(type_name)
+        if found is None:
+            raise ValidationError(message=f"the emulator cannot make a resource of {type_name}")
+        return found
+
+    parsing.resource_class_from_type = resource_class_from_type
+
+
+def resolve_dynamic_references():
+    """{{resolve:secretsmanager:…}} and {{resolve:ssm:…}} become what they refer to."""
+    original = parsing.parse_resource
+
+    def parse_resource(resource_json, resources_map):
+        kind, cleaned, type_name = original(resource_json, resources_map)
+        resolve = functools.partial(
+            resolved, account=resources_map._account_id, region=resources_map._region_name
+        )
+        return kind, each_text(cleaned, resolve), type_name
+
+    parsing.parse_resource = parse_resource
+
+
+SECRET = re.compile(
+    r"\{\{resolve:secretsmanager:(?P<id>arn(?::[^:}]+){6}|[^:}]+):SecretString:(?P<key>[^:}]+)"
+    r"::(?P<version>[^:}]+)\}\}"
+)
+PARAMETER = re.compile(r"\{\{resolve:ssm:(?P<name>[^:}]+)\}\}")
+
+
+def resolved(text, account, region):
+    def secret(reference):
+        value = secretsmanager_backends[account][region].get_secret_value(
+            reference["id"], reference["version"], ""
+        )
+        return json.loads(value["SecretString"])[reference["key"]]
+
+    def parameter(reference):
+        return ssm_backends[account][region].get_parameter(reference["name"]).value
+
+    text = PARAMETER.sub(parameter, SECRET.sub(secret, text))
+    if "{{resolve:" in text:
+        raise ValueError(f"cannot resolve {text}")
+    return text
+
+
+def each_text(value, change):
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {name: each_text(part, change) for name, part in value.items()}
+        case list():
+            return [each_text(part, change) for part in value]
+        case _:
+            return value
+
+
+def see_references_in_sub():
+    """A resource changes with a parameter that only a Fn::Sub of it names."""
+    original = parsing.get_references_from_template
+
+    def get_references_from_template(template):
+        references = original(template)
+        each_text(
+            template, lambda text: references.extend(re.findall(r"\$\{([^!}.]+)\}", text)) or text
+        )
+        return references
+
+    parsing.get_references_from_template = get_references_from_template
