@@ -193,10 +193,10 @@ remove_untagged() {
     fi
 }
 
-# The two files that the image takes, the Dockerfile, and at the root the binary.
+# The Dockerfile, the files beside it that the image takes, and at the root the binary.
 prebuilt_context() {
     tar --create \
-        --directory "$repository_root" infra/docker/Dockerfile infra/docker/aws \
+        --directory "$repository_root" infra/docker \
         --directory "$(dirname "$1")" "$(basename "$1")"
 }
 

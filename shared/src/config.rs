@@ -4,6 +4,7 @@
 //! only one that the rest of the program sees. Nothing else reads the environment.
 
 mod engine;
+mod registry;
 mod sqs;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::build::RepoName;
 use crate::variables;
 
 pub use self::engine::EngineConfig;
+pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
@@ -118,6 +120,8 @@ pub struct HookConfig {
     pub env: BTreeMap<String, String>,
     /// The image to run in; the service's own by default.
     pub image: Option<String>,
+    /// Where the hook and the engine, when it pulls that image, are logged in.
+    pub registry: Option<RegistryLogin>,
     /// The hook is stopped after this time.
     pub timeout: Duration,
     /// Memory limit.
@@ -339,6 +343,7 @@ impl HookConfig {
             command: env.required("HOOK")?.to_owned(),
             env: env.hook_environment(),
             image: env.text("BUILD_IMAGE").map(str::to_owned),
+            registry: RegistryLogin::load(env)?,
             timeout,
             memory_bytes: env.size("BUILD_MEMORY")?,
             nano_cpus: env.optional_with("BUILD_CPUS", nano_cpus)?,
@@ -624,8 +629,8 @@ impl Env {
             .collect()
     }
 
-    /// Every value that must not be shown: the service's secrets, and whatever else the
-    /// environment holds under a name that says so.
+    /// Every value that must not be shown: the service's secrets, the form in which the registry's
+    /// is stored, and whatever else the environment holds under a name that says so.
     fn masked_values(&self) -> Result<Vec<SecretString>> {
         let mut values = Vec::new();
         for variable in variables::all().filter(|variable| variable.secret) {
@@ -634,6 +639,7 @@ impl Env {
         }
         let by_name = self.0.iter().filter(|(name, _)| sounds_secret(name));
         values.extend(by_name.map(|(_, value)| value.as_str().into()));
+        values.extend(RegistryLogin::load(self)?.map(|login| login.basic()));
         values.retain(|value| value.expose_secret().len() >= MASKED_MIN_BYTES);
         Ok(values)
     }

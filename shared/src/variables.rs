@@ -98,6 +98,22 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        title: "The registry of the hook's images",
+        variables: &[
+            plain(
+                "DOCKER_REGISTRY",
+                "none",
+                "how the names of its images begin, such as registry.example.org/team",
+            ),
+            plain(
+                "REGISTRY_USER",
+                "none",
+                "the hook is logged in there; ECR needs AWS credentials instead",
+            ),
+            secret("REGISTRY_PASS", "none", "its password or token"),
+        ],
+    },
+    Group {
         title: "GitHub",
         variables: &[
             secret(

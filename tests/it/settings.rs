@@ -20,8 +20,8 @@ fn refused(setup: &Setup) -> String {
 async fn line_about(variable: &str, value: Option<&str>) -> String {
     let fixture = Fixture::plain().await;
     let setup = match value {
-        Some(value) => with_mail(fixture.setup("true")).env(variable, value),
-        None => with_mail(fixture.setup("true")).without(variable),
+        Some(value) => complete(fixture.setup("true")).env(variable, value),
+        None => complete(fixture.setup("true")).without(variable),
     };
     let told = refused(&setup);
     let [line] = told.lines().collect::<Vec<_>>()[..] else {
@@ -32,12 +32,15 @@ async fn line_about(variable: &str, value: Option<&str>) -> String {
     line.to_owned()
 }
 
-/// What else is needed with `SMTP_HOST`, so that all of it is looked at.
-fn with_mail(setup: Setup) -> Setup {
+/// With mail and a registry's login, so that all of it is looked at.
+fn complete(setup: Setup) -> Setup {
     setup
         .env("SMTP_HOST", "127.0.0.1")
         .env("SMTP_FROM", "ci@example.org")
         .env("SMTP_TO", "team@example.org")
+        .env("DOCKER_REGISTRY", "registry.example.org")
+        .env("REGISTRY_USER", "ci")
+        .env("REGISTRY_PASS", "its password")
 }
 
 #[tokio::test]
@@ -48,6 +51,9 @@ async fn what_is_missing_is_named() {
         "GITHUB_REPO",
         "SMTP_FROM",
         "SMTP_TO",
+        "DOCKER_REGISTRY",
+        "REGISTRY_USER",
+        "REGISTRY_PASS",
     ];
     let told = join_all(required.map(|variable| line_about(variable, None))).await;
     insta::assert_snapshot!(told.join("\n"), @r#"
@@ -56,6 +62,9 @@ async fn what_is_missing_is_named() {
     compose-ci: GITHUB_REPO: missing (owner/name; a comma list or owner/* accepts several)
     compose-ci: SMTP_FROM: missing (sender, needed with SMTP_HOST)
     compose-ci: SMTP_TO: missing (recipients, comma separated, needed with SMTP_HOST)
+    compose-ci: DOCKER_REGISTRY: needed with REGISTRY_USER
+    compose-ci: REGISTRY_USER: needed with REGISTRY_PASS
+    compose-ci: REGISTRY_PASS: needed with REGISTRY_USER
     "#);
 }
 
@@ -89,6 +98,8 @@ async fn what_cannot_be_used_is_named() {
         ("GARBAGE_COLLECT", "yes"),
         ("CONCURRENCY", "0"),
         ("DRAIN_TIMEOUT", "soon"),
+        ("DOCKER_REGISTRY", "https://registry.example.org"),
+        ("REGISTRY_USER", "ci:me"),
         ("SMTP_PORT", "smtp"),
         ("SMTP_TLS", "some"),
         ("SMTP_FROM", "nobody"),
@@ -125,6 +136,8 @@ async fn what_cannot_be_used_is_named() {
     compose-ci: GARBAGE_COLLECT: must be one of 1, 0
     compose-ci: CONCURRENCY: must be 1 to 256
     compose-ci: DRAIN_TIMEOUT: must be a duration, such as 90s or 1h
+    compose-ci: DOCKER_REGISTRY: must be how images' names begin, such as registry.example.org/team
+    compose-ci: REGISTRY_USER: must not hold a colon
     compose-ci: SMTP_PORT: must be a port number
     compose-ci: SMTP_TLS: can only be none; without it the port decides
     compose-ci: SMTP_FROM: not a mail address: nobody
@@ -202,6 +215,11 @@ async fn help_lists_every_variable() {
         GARBAGE_COLLECT    0 keeps the build's container, checkout and services [1]
         CONCURRENCY        builds at a time [2]
         DRAIN_TIMEOUT      how long a stopping service waits for running builds; then they are left for its next start [8s]
+
+      The registry of the hook's images
+        DOCKER_REGISTRY    how the names of its images begin, such as registry.example.org/team [none]
+        REGISTRY_USER      the hook is logged in there; ECR needs AWS credentials instead [none]
+        REGISTRY_PASS      * its password or token [none]
 
       GitHub
         GITHUB_TOKEN       * statuses, tarballs; also the webhook's ?token= [required]

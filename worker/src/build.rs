@@ -22,6 +22,7 @@ use crate::github::Github;
 use crate::log::{self, Recorder};
 use crate::mask::Secrets;
 use crate::outcome::{Ending, Obstacle, Outcome};
+use crate::registry;
 
 /// What a hook gets between TERM and KILL, as from `docker stop`.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -147,7 +148,9 @@ impl Builder {
 
     async fn pull(&self) -> Result<(), Obstacle> {
         let image = &self.image;
-        self.engine.pull(image).await.map_err(|error| match error {
+        let login = registry::login_for(image, self.hook.registry.as_ref());
+        let pulled = self.engine.pull(image, login).await;
+        pulled.map_err(|error| match error {
             EngineError::Gone(_) => error.into(),
             _ => {
                 tracing::warn!(image, error = %error, "the build image cannot be pulled");

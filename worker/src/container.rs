@@ -7,8 +7,11 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
 };
+use secrecy::ExposeSecret;
 use shared::build::{BuildId, BuildRequest, CommitSha, GitRef};
 use shared::config::HookConfig;
+
+use crate::registry;
 
 /// The label that every object of a build carries; its value is the build's id.
 pub const BUILD_LABEL: &str = "compose-ci.build";
@@ -88,10 +91,9 @@ pub(crate) fn labels(build: BuildId, keep: bool) -> HashMap<String, String> {
 /// The engine's body to create the build container with.
 pub(crate) fn create_body(plan: &Plan<'_>, hook: &HookConfig) -> ContainerCreateBody {
     let checkout = plan.checkout.to_string_lossy().into_owned();
-    let shell = ["/bin/sh", "-c", WRAPPER, END_MARK];
     ContainerCreateBody {
         image: Some(plan.image.to_owned()),
-        entrypoint: Some(shell.map(str::to_owned).to_vec()),
+        entrypoint: Some(entrypoint(hook)),
         cmd: Some(Vec::new()),
         working_dir: Some(checkout),
         env: Some(environment(plan, hook)),
@@ -106,6 +108,15 @@ pub(crate) fn create_body(plan: &Plan<'_>, hook: &HookConfig) -> ContainerCreate
         host_config: Some(host_config(plan, hook)),
         ..Default::default()
     }
+}
+
+/// The login comes first, and only where there is one.
+fn entrypoint(hook: &HookConfig) -> Vec<String> {
+    let log_in = hook.registry.as_ref().map_or("", |_| registry::LOG_IN);
+    let script = format!("{log_in}{WRAPPER}");
+    ["/bin/sh", "-c", &script, END_MARK]
+        .map(str::to_owned)
+        .into()
 }
 
 fn host_config(plan: &Plan<'_>, hook: &HookConfig) -> HostConfig {
@@ -172,6 +183,7 @@ fn environment(plan: &Plan<'_>, hook: &HookConfig) -> Vec<String> {
         .collect();
     let id = plan.request.id.to_string();
     let project = plan.request.id.compose_project();
+    let login = hook.registry.as_ref().map(registry::members);
     env.extend([
         ("HOOK", hook.command.as_str()),
         ("CI", "true"),
@@ -184,6 +196,11 @@ fn environment(plan: &Plan<'_>, hook: &HookConfig) -> Vec<String> {
         ("short_commit", plan.commit.short()),
     ]);
     env.extend(plan.build_url.map(|url| ("build_url", url)));
+    env.extend(
+        login
+            .iter()
+            .map(|login| (registry::VARIABLE, login.expose_secret())),
+    );
     env.extend(plan.request.git_ref.as_ref().map(|git_ref| match git_ref {
         GitRef::Branch(name) => ("branch", name.as_str()),
         GitRef::Tag(name) => ("tag", name.as_str()),
@@ -213,6 +230,8 @@ pub(crate) fn default_socket() -> PathBuf {
 mod tests {
     use std::time::Duration;
 
+    use shared::config::RegistryLogin;
+
     use super::*;
 
     fn hook() -> HookConfig {
@@ -223,6 +242,7 @@ mod tests {
                 ("commit".to_owned(), "not this one".to_owned()),
             ]),
             image: None,
+            registry: None,
             timeout: Duration::from_secs(60),
             memory_bytes: Some(1 << 30),
             nano_cpus: Some(1_500_000_000),
@@ -277,6 +297,24 @@ mod tests {
         ");
         let tag = body(Some("refs/tags/v1"), &hook()).env.expect("env");
         assert!(tag.contains(&"tag=v1".to_owned()), "{tag:?}");
+    }
+
+    #[test]
+    fn a_login_is_in_the_environment_and_in_no_command() {
+        let login = HookConfig {
+            registry: Some(RegistryLogin {
+                registry: "registry.example.org".parse().expect("a registry"),
+                user: "ci".into(),
+                password: "pass".into(),
+            }),
+            ..hook()
+        };
+        let body = body(None, &login);
+        let commands = format!("{:?} {:?}", body.entrypoint, body.cmd);
+        assert!(commands.contains(registry::VARIABLE), "{commands}");
+        assert!(!commands.contains("Y2k6cGFzcw"), "{commands}");
+        let env = body.env.expect("env").join("\n");
+        assert!(env.contains("Y2k6cGFzcw"), "{env}");
     }
 
     #[test]

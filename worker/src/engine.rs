@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use bollard::Docker;
+use bollard::auth::DockerCredentials;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, VolumeCreateRequest};
@@ -21,7 +22,8 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use shared::config::{ConfigError, EngineConfig};
+use secrecy::ExposeSecret;
+use shared::config::{ConfigError, EngineConfig, RegistryLogin};
 
 pub use self::connection::Mismatch;
 
@@ -150,13 +152,13 @@ impl Engine {
             .map(drop)
     }
 
-    /// Fetches an image from its registry.
-    pub(crate) async fn pull(&self, image: &str) -> Result<()> {
+    /// Fetches an image from its registry, with a login where it asks for one.
+    pub(crate) async fn pull(&self, image: &str, login: Option<&RegistryLogin>) -> Result<()> {
         let options = CreateImageOptionsBuilder::default()
             .from_image(&tagged(image))
             .build();
         let patient = self.docker.clone().with_timeout(TRANSFER_DEADLINE);
-        let mut progress = patient.create_image(Some(options), None, None);
+        let mut progress = patient.create_image(Some(options), None, login.map(credentials));
         while let Some(step) = progress.next().await {
             step?;
         }
@@ -423,6 +425,15 @@ fn labelled(name: String, labels: Option<HashMap<String, String>>) -> Option<Lab
         name,
         labels: labels.unwrap_or_default(),
     })
+}
+
+fn credentials(login: &RegistryLogin) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(login.user.clone()),
+        password: Some(login.password.expose_secret().to_owned()),
+        serveraddress: Some(login.registry.login_key().to_owned()),
+        ..Default::default()
+    }
 }
 
 /// The image with a tag: without one the engine would pull every tag that there is.

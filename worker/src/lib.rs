@@ -7,6 +7,7 @@ pub mod github;
 pub mod engine;
 pub mod outcome;
 pub mod record;
+mod registry;
 pub mod container;
 mod archive;
 mod checkout;

@@ -156,6 +156,9 @@ fn values_under_secret_names_are_masked() {
         ("AWS_ACCESS_KEY_ID", "AKIA-not-secret"),
         ("TINY_TOKEN", "1"),
         ("NAME", "plain"),
+        ("DOCKER_REGISTRY", "registry.example.org"),
+        ("REGISTRY_USER", "ci"),
+        ("REGISTRY_PASS", "pa:ss"),
     ])
     .expect("valid");
     let mut values: Vec<_> = config.secrets.iter().map(|s| s.expose_secret()).collect();
@@ -164,11 +167,14 @@ fn values_under_secret_names_are_masked() {
     assert_eq!(
         values,
         [
+            // ci:pa:ss, as it stands in docker's configuration.
+            "Y2k6cGE6c3M=",
             "aws-value",
             "db-value",
             "npm-value",
             "one-secret",
             "one-secret, two-secret",
+            "pa:ss",
             "t0ken",
             "two-secret"
         ]
