@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use harness::{Aws, CommitState, Queues, REGION, Setup};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use harness::{Aws, CommitState, Queues, REGION, Setup, docker};
 use serde_json::json;
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -98,6 +100,97 @@ async fn a_delivery_that_comes_twice_to_a_standard_queue_runs_once() {
     assert_eq!(log(&service, &build), "ran\n");
     service.stop(DEADLINE).await;
     assert_eq!(sqs.messages().await, [0, 0]);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_goes_on_at_its_next_start_under_the_same_lease() {
+    let sqs = Sqs::start("").await;
+    let fixture = Fixture::plain().await;
+    let setup = fixture.setup(&format!("echo ran; {GATE}"));
+    let mut service = sqs.used_by(setup).start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    service.kill();
+    // Nobody else can receive it for a minute.
+    service.start_again().await;
+    let adopted = "going on with a build that was left running";
+    service.wait_for_log(adopted, Duration::from_secs(20)).await;
+    open_gate(&build).await;
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert_eq!(built.log, "ran\n");
+    service.stop(DEADLINE).await;
+    assert_eq!(sqs.messages().await, [0, 0]);
+}
+
+fn one_at_a_time(fixture: &Fixture) -> Setup {
+    fixture.setup(GATE).env("CONCURRENCY", "1")
+}
+
+#[tokio::test]
+async fn builds_beyond_the_free_slots_are_left_to_other_workers() {
+    let sqs = Sqs::start("").await;
+    let mut fixture = Fixture::plain().await;
+    let mut one = sqs.used_by(one_at_a_time(&fixture)).start().await;
+    let mut other = sqs.used_by(one_at_a_time(&fixture)).start().await;
+    let mut commits = Vec::new();
+    let mut builds = Vec::new();
+    for number in ["1", "2", "3"] {
+        fixture.commit("number", number);
+        commits.push(fixture.sha.clone());
+        builds.push(fixture.push(&one).await);
+    }
+    let mut started: FuturesUnordered<_> = builds
+        .iter()
+        .map(async |build| {
+            at_gate(&fixture.engine, build).await;
+            build
+        })
+        .collect();
+    // Two run at once although each worker runs one at a time; the third waits for either.
+    let first = started.next().await.expect("a build");
+    let second = started.next().await.expect("another build");
+    assert_eq!(sqs.messages().await, [3, 0]);
+    assert!(started.next().now_or_never().is_none());
+    open_gate(first).await;
+    let third = started.next().await.expect("the last build");
+    open_gate(second).await;
+    open_gate(third).await;
+    for commit in &commits {
+        let statuses = fixture.github.wait_for_end(commit, DEADLINE).await;
+        assert_eq!(
+            told(&statuses),
+            ["Pending: building", "Success: passed in …"]
+        );
+    }
+    for service in [&one, &other] {
+        assert!(service.log().contains("finished"), "{}", service.log());
+    }
+    one.stop(DEADLINE).await;
+    other.stop(DEADLINE).await;
+    assert_eq!(sqs.messages().await, [0, 0]);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_cut_off_from_its_queue_stops_its_build_and_reports_nothing() {
+    let sqs = Sqs::start("").await;
+    let fixture = Fixture::plain().await;
+    let mut service = sqs.used_by(fixture.setup(GATE)).start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    drop(sqs);
+    // The lease of a build that has just begun ends after a minute, with a margin for the stop.
+    service
+        .wait_for_log("lost the lease of a build", DEADLINE)
+        .await;
+    let exit_code = docker(&["wait", &build]).await;
+    assert_eq!(exit_code.trim(), "143");
+    service.leave_unfinished();
+    service.stop(DEADLINE).await;
+    let statuses = told(&fixture.github.statuses(&fixture.sha));
+    assert_eq!(statuses, ["Pending: building"]);
+    docker(&["rm", "--force", "--volumes", &build]).await;
+    docker(&["volume", "rm", &format!("compose-ci-{build}")]).await;
 }
 
 #[tokio::test]

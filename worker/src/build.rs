@@ -89,6 +89,14 @@ impl Builder {
         found.is_ok_and(|container| container.phase != Phase::Created)
     }
 
+    /// Stops the hook of a build, if it runs.
+    pub(crate) async fn stop(&self, build: BuildId) {
+        match self.engine.stop(&build.to_string(), STOP_GRACE).await {
+            Ok(()) | Err(EngineError::NotFound(_)) => {}
+            Err(error) => tracing::error!(%build, %error, "a build cannot be stopped"),
+        }
+    }
+
     async fn start(
         &self,
         request: &BuildRequest,

@@ -1,13 +1,18 @@
 //! Removes what a build made: by label, in any state, as often as need be.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use shared::build::BuildId;
 
 use crate::container::{self, BUILD_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL};
-use crate::engine::{Engine, EngineError};
-use crate::record::Records;
+use crate::engine::{Engine, EngineError, Phase};
+use crate::record::{LeaseState, Records};
+
+/// After this time another worker has taken over a build whose lease was lost, if one ever will: it
+/// is three times the longest lease.
+const TAKEN_OVER: Duration = Duration::from_secs(15 * 60);
 
 /// Removes the container, the compose project's containers, networks, volumes and images, and the
 /// checkout. The checkout's volume goes last: while it is there, a sweep finds the build.
@@ -49,39 +54,88 @@ fn is_named_after(tag: &str, project: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
-/// Removes what is left of builds that this service has finished. What belongs to a build that it
-/// does not know may be another service's on the same engine.
+/// Removes what is left of builds that this service has finished, or has lost to another worker.
+/// What belongs to a build that it does not know may be another service's on the same engine.
 ///
 /// # Errors
 /// The engine or the records cannot be read.
 pub(crate) async fn sweep(engine: &Engine, records: &Records) -> anyhow::Result<()> {
     let (containers, volumes) =
         tokio::try_join!(engine.containers(BUILD_LABEL), engine.volumes(BUILD_LABEL))?;
-    let left_over: BTreeSet<BuildId> = containers
+    let candidates: BTreeSet<BuildId> = containers
         .iter()
         .chain(&volumes)
         .filter(|object| !object.labels.contains_key(KEEP_LABEL))
         .filter_map(|object| object.labels.get(BUILD_LABEL)?.parse().ok())
         .collect();
-    for build in left_over {
-        let finished = records
-            .find(build)
-            .await?
-            .is_some_and(|known| known.finished.is_some());
-        if !finished {
+    for build in candidates {
+        if !is_left_over(engine, records, build).await? {
             continue;
         }
         match remove(engine, build).await {
-            Ok(()) => tracing::info!(%build, "removed what was left of a build"),
+            Ok(()) => {
+                records.let_go(build).await?;
+                tracing::info!(%build, "removed what was left of a build");
+            }
             Err(error) => tracing::warn!(%build, %error, "cannot remove what is left of a build"),
         }
     }
     Ok(())
 }
 
+/// Whether what there is of a build can be removed.
+async fn is_left_over(engine: &Engine, records: &Records, build: BuildId) -> anyhow::Result<bool> {
+    let Some(known) = records.find(build).await? else {
+        return Ok(false);
+    };
+    let ended = known.finished.map(|end| end.at.elapsed());
+    let ended = ended.map(Result::unwrap_or_default);
+    let lease = records.lease(build).await?;
+    Ok(nobody_needs(ended, lease, runs(engine, build).await?))
+}
+
+/// Decides it by how long ago the build ended, if it has, and by what became of its lease.
+fn nobody_needs(ended: Option<Duration>, lease: LeaseState, runs: bool) -> bool {
+    match (ended, lease) {
+        (Some(_), LeaseState::None) => true,
+        // Its message is not settled: another worker on this engine may have to see its end.
+        (Some(ago), LeaseState::Held | LeaseState::Lost(_)) => ago > TAKEN_OVER,
+        // The worker that took over did so on another engine, or it would have removed this.
+        (None, LeaseState::Lost(ago)) => ago > TAKEN_OVER && !runs,
+        (None, LeaseState::None | LeaseState::Held) => false,
+    }
+}
+
+async fn runs(engine: &Engine, build: BuildId) -> Result<bool, EngineError> {
+    match engine.inspect(&build.to_string()).await {
+        Ok(container) => Ok(container.phase == Phase::Running),
+        Err(EngineError::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_named_after;
+    use super::*;
+
+    #[test]
+    fn what_another_worker_may_still_look_at_is_kept() {
+        const RECENTLY: Duration = Duration::from_secs(60);
+        const LONG_AGO: Duration = Duration::from_secs(60 * 60);
+        for (ended, lease, runs, removed) in [
+            (Some(RECENTLY), LeaseState::None, false, true),
+            (Some(RECENTLY), LeaseState::Held, false, false),
+            (Some(LONG_AGO), LeaseState::Held, false, true),
+            (None, LeaseState::None, false, false),
+            (None, LeaseState::Held, true, false),
+            (None, LeaseState::Lost(RECENTLY), false, false),
+            (None, LeaseState::Lost(LONG_AGO), true, false),
+            (None, LeaseState::Lost(LONG_AGO), false, true),
+        ] {
+            let told = format!("{ended:?} {lease:?} {runs}");
+            assert_eq!(nobody_needs(ended, lease, runs), removed, "{told}");
+        }
+    }
 
     #[test]
     fn only_names_that_compose_made_up_are_the_projects() {

@@ -11,48 +11,73 @@ use shared::queue::{QueueError, VISIBILITY_TIMEOUT};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// A lease is extended well before it ends, so that one lost attempt does not lose it.
-const HEARTBEAT: Duration = Duration::from_secs(VISIBILITY_TIMEOUT.as_secs() / 3);
-/// By so much at most a build's heartbeat is faster, so that those of many do not coincide.
-const HEARTBEAT_SPREAD: Duration = Duration::from_secs(5);
+/// What a lease is extended to. A worker may be cut off from its queue, or be restarted, for nearly
+/// that long without harm; and for so long a build waits whose worker is lost with its host.
+pub(crate) const LEASE: Duration = Duration::from_secs(5 * 60);
+/// So many heartbeats fit into what is left of a lease.
+const HEARTBEATS: u32 = 4;
+/// The longest time between two heartbeats.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+/// By so much of itself at most a build's heartbeat is faster, so that those of many do not
+/// coincide.
+const HEARTBEAT_SPREAD: f64 = 0.25;
 /// After a failed heartbeat the next one does not wait for its turn.
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(5);
-/// The queue counts from the moment at which it sent its answer; it may also be first to notice
-/// that the time is over.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
-const LEASE_HELD: Duration = VISIBILITY_TIMEOUT.saturating_sub(LEASE_MARGIN);
+/// By so much a build is stopped before its lease ends: for its hook to end, and because the queue
+/// counts from the moment at which it sent its answer.
+const FENCE: Duration = Duration::from_secs(20);
 
-/// Extends a lease until it is lost: refused, or not extended in time because the queue cannot be
-/// reached. From then on somebody else may hold it.
-pub(crate) async fn keep_alive<F>(build: BuildId, extend: impl Fn() -> F)
+/// How a lease was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It is about to end, and cannot be extended because the queue cannot be reached. Nobody else
+    /// holds it yet.
+    Soon,
+    /// It has ended. Somebody else may hold it.
+    Already,
+}
+
+/// Extends a lease until it is lost.
+pub(crate) async fn keep_alive<F>(build: BuildId, extend: impl Fn(Duration) -> F) -> Lost
 where
     F: Future<Output = Result<(), QueueError>>,
 {
     let mut now = Instant::now();
-    let mut lost_at = now + LEASE_HELD;
-    let mut wait = heartbeat(build);
-    while now < lost_at {
-        sleep_until(lost_at.min(now + wait)).await;
+    let mut ends = now + VISIBILITY_TIMEOUT;
+    let mut wait = heartbeat(build, VISIBILITY_TIMEOUT);
+    loop {
+        let fence = ends - FENCE;
+        sleep_until(fence.min(now + wait)).await;
         now = Instant::now();
-        match timeout_at(lost_at, extend()).await {
+        // After a sleep of the whole machine, for one.
+        if now >= ends {
+            return Lost::Already;
+        }
+        match timeout_at(fence, extend(LEASE)).await {
             Ok(Ok(())) => {
-                lost_at = now + LEASE_HELD;
-                wait = heartbeat(build);
+                ends = now + LEASE;
+                wait = heartbeat(build, LEASE);
             }
-            Ok(Err(QueueError::LeaseExpired)) | Err(_) => return,
+            Ok(Err(QueueError::LeaseExpired)) => return Lost::Already,
             Ok(Err(error)) => {
                 tracing::warn!(%build, %error, "cannot extend a lease");
                 wait = HEARTBEAT_RETRY;
             }
+            Err(_elapsed) => return Lost::Soon,
+        }
+        if now >= fence {
+            return Lost::Soon;
         }
     }
 }
 
-fn heartbeat(build: BuildId) -> Duration {
+/// How long to wait before a lease is extended of which so much is left.
+fn heartbeat(build: BuildId, left: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     build.hash(&mut hasher);
     let place = hasher.finish() as f64 / u64::MAX as f64;
-    HEARTBEAT - HEARTBEAT_SPREAD.mul_f64(place)
+    let longest = (left / HEARTBEATS).min(HEARTBEAT_MAX);
+    longest.mul_f64(1.0 - HEARTBEAT_SPREAD * place)
 }
 
 /// Who may work on which build. A standard queue of SQS may deliver a message twice, and keeps
@@ -94,63 +119,83 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_extended_three_times_before_it_would_end() {
-        let begun = Instant::now();
+    async fn a_lease_is_extended_well_before_it_ends() {
         let beats = Cell::new(0);
-        keep_alive(BuildId::random(), async || {
+        let ends = Cell::new(Instant::now() + VISIBILITY_TIMEOUT);
+        let lost = keep_alive(BuildId::random(), async |lease| {
             beats.set(beats.get() + 1);
-            assert!(begun.elapsed() <= HEARTBEAT * beats.get());
+            assert!(Instant::now() + lease / 2 < ends.get() + lease);
+            ends.set(Instant::now() + lease);
             match beats.get() {
                 30 => Err(QueueError::LeaseExpired),
                 _ => Ok(()),
             }
-        })
-        .await;
-        assert!(begun.elapsed() >= (HEARTBEAT - HEARTBEAT_SPREAD) * 30);
+        });
+        let begun = Instant::now();
+        assert_eq!(lost.await, Lost::Already);
+        assert!(begun.elapsed() < HEARTBEAT_MAX * 30);
+        assert!(begun.elapsed() > HEARTBEAT_MAX * 20);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_that_is_cut_off_gives_up_before_the_lease_ends() {
+    async fn a_worker_that_is_cut_off_gives_up_while_there_is_time_to_stop_the_build() {
         let begun = Instant::now();
         let attempts = Cell::new(0);
-        keep_alive(BuildId::random(), async || {
+        let lost = keep_alive(BuildId::random(), async |_lease| {
             attempts.set(attempts.get() + 1);
             Err(unreachable())
-        })
-        .await;
-        assert_eq!(begun.elapsed(), LEASE_HELD);
-        assert!(attempts.get() > 5, "{attempts:?}");
+        });
+        assert_eq!(lost.await, Lost::Soon);
+        assert_eq!(begun.elapsed(), VISIBILITY_TIMEOUT - FENCE);
+        assert!(attempts.get() > 3, "{attempts:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_without_an_answer_counts_as_none() {
         let begun = Instant::now();
-        keep_alive(BuildId::random(), pending).await;
-        assert_eq!(begun.elapsed(), LEASE_HELD);
+        let lost = keep_alive(BuildId::random(), |_lease| pending()).await;
+        assert_eq!(lost, Lost::Soon);
+        assert_eq!(begun.elapsed(), VISIBILITY_TIMEOUT - FENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_cut_off_later_has_a_longer_lease() {
+        let begun = Instant::now();
+        let attempts = Cell::new(0);
+        let lost = keep_alive(BuildId::random(), async |_lease| {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                1 => Ok(()),
+                _ => Err(unreachable()),
+            }
+        });
+        assert_eq!(lost.await, Lost::Soon);
+        assert!(begun.elapsed() > LEASE - FENCE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_refused_is_lost_at_once() {
         let begun = Instant::now();
-        keep_alive(BuildId::random(), async || Err(QueueError::LeaseExpired)).await;
-        assert!(begun.elapsed() <= HEARTBEAT);
+        let lost = keep_alive(BuildId::random(), async |_lease| {
+            Err(QueueError::LeaseExpired)
+        });
+        assert_eq!(lost.await, Lost::Already);
+        assert!(begun.elapsed() < VISIBILITY_TIMEOUT / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_made_good_by_the_next_heartbeat() {
-        let begun = Instant::now();
         let attempts = Cell::new(0);
-        keep_alive(BuildId::random(), async || {
+        let lost = keep_alive(BuildId::random(), async |_lease| {
             attempts.set(attempts.get() + 1);
             match attempts.get() {
                 1..=3 => Err(unreachable()),
                 4 => Ok(()),
                 _ => Err(QueueError::LeaseExpired),
             }
-        })
-        .await;
+        });
+        assert_eq!(lost.await, Lost::Already);
         assert_eq!(attempts.get(), 5);
-        assert!(begun.elapsed() > HEARTBEAT + HEARTBEAT_RETRY * 3);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The way of one delivery: pending status → build → report → cleanup, then settle or give back.
+//! The way of one delivery: pending status → build → report, then settle and clean up, or give back.
 //!
 //! Read [`Job::work_on`] first.
 
@@ -38,7 +38,7 @@ pub struct Job {
 /// What is to become of the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is done with: what it leads to is stored.
+    /// It is done with: what it leads to is stored, and what it made can be removed.
     Settle,
     /// It is to be received again, after this time.
     GiveBack(Duration),
@@ -61,7 +61,6 @@ impl Job {
         match self.attempt(&build, receives > 1).await? {
             Ok(outcome) => {
                 self.finish(&build, &outcome).await?;
-                self.clean_up(request.id).await;
                 Ok(Verdict::Settle)
             }
             Err(reason) if receives >= MAX_RECEIVES => self.give_up(request, &reason).await,
@@ -95,8 +94,19 @@ impl Job {
             false => gave_up(reason),
         };
         self.finish(&build, &outcome).await?;
-        self.clean_up(request.id).await;
         Ok(Verdict::Settle)
+    }
+
+    /// Whether a build's hook was ever started here, or it even has an end.
+    pub(crate) async fn has_begun(&self, build: BuildId) -> bool {
+        let known = self.records.find(build).await;
+        let finished = known.is_ok_and(|build| build.is_some_and(|build| build.finished.is_some()));
+        finished || self.builder.has_started(build).await
+    }
+
+    /// Stops the hook of a build that this worker has no right to any more.
+    pub(crate) async fn stop(&self, build: BuildId) {
+        self.builder.stop(build).await;
     }
 
     /// Builds, with a pending status beside it. The inner error is infrastructure that broke.
@@ -199,12 +209,12 @@ impl Job {
             .owe_again(build.request.id, Report::Status)
             .await?;
         self.bell.ring();
-        self.clean_up(build.request.id).await;
         Ok(Verdict::Settle)
     }
 
-    /// Removes what the build made. What cannot be removed now is left to the next sweep.
-    async fn clean_up(&self, id: BuildId) {
+    /// Removes what a build made that is settled: until then another worker on this engine may have
+    /// to look at it. What cannot be removed now is left to the next sweep.
+    pub(crate) async fn clean_up(&self, id: BuildId) {
         if !self.builder.hook.garbage_collect {
             return;
         }

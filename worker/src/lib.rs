@@ -23,6 +23,7 @@ pub mod report;
 mod cleanup;
 pub mod job;
 mod hold;
+mod delivery;
 mod poll;
 pub mod service;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use shared::config::{ConfigError, WorkerConfig};
-use shared::queue::{Delivery, Lease, Queue, VISIBILITY_TIMEOUT};
+use shared::queue::{Delivery, Queue};
 use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
 use crate::cleanup;
+use crate::delivery::{Deliveries, Origin};
 use crate::engine::{Engine, EngineError};
 use crate::github::Github;
-use crate::hold::{Turns, keep_alive};
-use crate::job::{Job, Verdict};
+use crate::job::Job;
 use crate::log;
 use crate::mail::Mailer;
 use crate::mask::Secrets;
@@ -32,8 +32,6 @@ const RECEIVE_WAIT: Duration = Duration::from_secs(20);
 const TROUBLE_DELAY: Duration = Duration::from_secs(5);
 /// How long a worker that stops still tries to send its last reports.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
-/// A dead letter that cannot be read is told again after this time: the longest that SQS allows.
-const UNREADABLE_DELAY: Duration = Duration::from_secs(12 * 60 * 60);
 const DEAD_LETTERS_AT_ONCE: usize = 10;
 /// How often leftovers of finished builds are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -90,13 +88,13 @@ impl Worker {
         let bell = Bell::default();
         let job = self.job(engine, bell.clone()).await?;
         let reporter = self.reporter(bell);
-        let turns = Turns::default();
-        let slots = Slots::new(job.clone(), turns.clone(), self.config.concurrency);
+        let deliveries = Deliveries::new(job.clone());
+        let slots = Slots::new(deliveries.clone(), self.config.concurrency);
         let ending = CancellationToken::new();
         let mut reporting = pin!(reporter.run(&ending));
         tokio::select! {
             () = slots.run(&queue, drain, self.config.drain_timeout) => {}
-            () = tell_dead_letters(&job, &turns, &queue) => {}
+            () = tell_dead_letters(&deliveries, &queue) => {}
             () = &mut reporting => {}
             () = sweep_regularly(&job.builder.engine, &self.records) => {}
             () = shutdown.abort.cancelled() => return Ok(()),
@@ -157,36 +155,17 @@ impl Worker {
     }
 }
 
-/// Where a delivery comes from.
-#[derive(Debug, Clone, Copy)]
-enum Origin {
-    Queue,
-    DeadLetters,
-}
-
-impl Origin {
-    /// A message that cannot be read becomes a dead letter soon, and is told seldom from then on.
-    fn delay_of_unreadable(self) -> Duration {
-        match self {
-            Self::Queue => Duration::ZERO,
-            Self::DeadLetters => UNREADABLE_DELAY,
-        }
-    }
-}
-
 /// The builds of one worker: as many at a time as there are slots.
 struct Slots {
-    job: Job,
-    turns: Turns,
+    deliveries: Deliveries,
     free: Arc<Semaphore>,
     builds: JoinSet<()>,
 }
 
 impl Slots {
-    fn new(job: Job, turns: Turns, concurrency: usize) -> Self {
+    fn new(deliveries: Deliveries, concurrency: usize) -> Self {
         Self {
-            job,
-            turns,
+            deliveries,
             free: Arc::new(Semaphore::new(concurrency)),
             builds: JoinSet::new(),
         }
@@ -195,6 +174,7 @@ impl Slots {
     /// Takes deliveries until asked to stop, then waits for the builds that run. What still runs
     /// after the drain time is left alone: its container goes on, and the next start adopts it.
     async fn run(mut self, queue: &Queue, drain: &CancellationToken, drain_timeout: Duration) {
+        self.go_on(queue).await;
         while let Some(slots) = drain.run_until_cancelled(self.free_slots()).await {
             let received = queue.receive(slots.len(), RECEIVE_WAIT);
             match drain.run_until_cancelled(received).await {
@@ -226,68 +206,31 @@ impl Slots {
         slots
     }
 
+    /// Goes on with what an earlier process left. There may be more of it than there are slots.
+    async fn go_on(&mut self, queue: &Queue) {
+        for (request, lease) in self.deliveries.held(queue).await {
+            let deliveries = self.deliveries.clone();
+            let slot = Arc::clone(&self.free).try_acquire_owned();
+            self.builds.spawn(async move {
+                deliveries.go_on(&request, lease).await;
+                drop(slot);
+            });
+        }
+    }
+
     fn begin(&mut self, deliveries: Vec<Delivery>, slots: Vec<OwnedSemaphorePermit>) {
         for (delivery, slot) in deliveries.into_iter().zip(slots) {
-            let (job, turns) = (self.job.clone(), self.turns.clone());
+            let deliveries = self.deliveries.clone();
             self.builds.spawn(async move {
-                handle(&job, &turns, delivery, Origin::Queue).await;
+                deliveries.take(delivery, Origin::Queue).await;
                 drop(slot);
             });
         }
     }
 }
 
-/// Works on one delivery while its lease is kept alive, and settles it or gives it back.
-async fn handle(job: &Job, turns: &Turns, delivery: Delivery, origin: Origin) {
-    let Delivery {
-        message,
-        receives,
-        lease,
-    } = delivery;
-    let message = match message {
-        Ok(message) => message,
-        Err(error) => {
-            tracing::error!(%error, ?origin, "cannot read a message; left for somebody to look at");
-            return give_back(lease, origin.delay_of_unreadable()).await;
-        }
-    };
-    let request = message.request();
-    let work = async {
-        let _turn = turns.wait_for(request.id).await;
-        match origin {
-            Origin::Queue => job.work_on(request, receives).await,
-            Origin::DeadLetters => job.give_up(request, "the worker was interrupted").await,
-        }
-    };
-    let verdict = tokio::select! {
-        verdict = work => verdict,
-        // Somebody else may work on it by now. The container is theirs to adopt.
-        () = keep_alive(request.id, || lease.extend(VISIBILITY_TIMEOUT)) => return tracing::error!(build = %request.id, "lost a lease"),
-    };
-    match verdict {
-        Ok(Verdict::Settle) => settle(lease).await,
-        Ok(Verdict::GiveBack(delay)) => give_back(lease, delay).await,
-        Err(error) => {
-            tracing::error!(build = %request.id, %error, "cannot keep records");
-            give_back(lease, TROUBLE_DELAY).await;
-        }
-    }
-}
-
-async fn settle(lease: Lease) {
-    if let Err(error) = lease.settle().await {
-        tracing::error!(%error, "cannot settle a message; its result will be reported again");
-    }
-}
-
-async fn give_back(lease: Lease, delay: Duration) {
-    if let Err(error) = lease.give_back(delay).await {
-        tracing::error!(%error, "cannot give a message back; it returns when its lease ends");
-    }
-}
-
 /// Gives what was received too often its final status all the same.
-async fn tell_dead_letters(job: &Job, turns: &Turns, queue: &Queue) {
+async fn tell_dead_letters(deliveries: &Deliveries, queue: &Queue) {
     let mut letters = JoinSet::new();
     loop {
         while letters.try_join_next().is_some() {}
@@ -296,9 +239,9 @@ async fn tell_dead_letters(job: &Job, turns: &Turns, queue: &Queue) {
             .await
         {
             Ok(received) => received.into_iter().for_each(|letter| {
-                let (job, turns) = (job.clone(), turns.clone());
+                let deliveries = deliveries.clone();
                 letters.spawn(async move {
-                    handle(&job, &turns, letter, Origin::DeadLetters).await;
+                    deliveries.take(letter, Origin::DeadLetters).await;
                 });
             }),
             Err(error) => {

@@ -3,6 +3,8 @@
 //! A build's end and the reports that it owes are stored in one transaction, so that a finished
 //! build can lose neither.
 
+mod leases;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,6 +14,7 @@ use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::message::Message;
 
 use crate::outcome::Outcome;
+pub(crate) use leases::LeaseState;
 
 /// The first wait after a report that could not be sent; it doubles with every attempt.
 const REPORT_DELAY_MIN: Duration = Duration::from_secs(2);
@@ -128,6 +131,7 @@ impl Records {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let connection = Connection::open(data_dir.join("builds.db"))?;
         connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(leases::SCHEMA)?;
         Ok(Self(Arc::new(Mutex::new(connection))))
     }
 
@@ -388,7 +392,7 @@ fn from_ms(ms: i64) -> SystemTime {
 mod tests {
     use super::*;
 
-    fn request(branch: &str) -> BuildRequest {
+    pub(super) fn request(branch: &str) -> BuildRequest {
         BuildRequest {
             id: BuildId::random(),
             repo: "octo/hello".parse().expect("repo"),
@@ -399,7 +403,7 @@ mod tests {
         }
     }
 
-    fn records() -> (tempfile::TempDir, Records) {
+    pub(super) fn records() -> (tempfile::TempDir, Records) {
         let directory = tempfile::tempdir().expect("directory");
         let records = Records::open(directory.path()).expect("opened");
         (directory, records)

@@ -174,6 +174,17 @@ impl Queue {
         }
     }
 
+    /// The lease whose [`Lease::token`] this is. Whether it still holds, extending it will tell.
+    /// Nothing if it is no lease of this queue.
+    pub fn resume(&self, token: &str) -> Option<Lease> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(_) => None,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref queue) => queue.resume(token).map(Lease::Sqs),
+        }
+    }
+
     /// Whether the queue answers.
     ///
     /// # Errors
@@ -189,6 +200,17 @@ impl Queue {
 }
 
 impl Lease {
+    /// What another process can go on with: see [`Queue::resume`]. Nothing if a lease of this queue
+    /// ends with its process.
+    pub fn token(&self) -> Option<String> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(_) => None,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref lease) => Some(lease.token()),
+        }
+    }
+
     /// Hides the message for another `visibility`, from now.
     ///
     /// # Errors

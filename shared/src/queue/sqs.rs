@@ -7,7 +7,7 @@
 mod trouble;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
@@ -17,7 +17,7 @@ use aws_sdk_sqs::config::Config;
 use aws_sdk_sqs::types::{
     Message as Received, MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -40,6 +40,11 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// How much longer than it was asked to wait a receive may take. Without a deadline one that lost
 /// its peer never ends.
 const RECEIVE_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a settled message may take to reach a queue that cannot be reached: as long as the
+/// worker's longest lease may last.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5 * 60);
+const SETTLE_RETRY: Duration = Duration::from_secs(5);
 
 /// The limits of `ReceiveMessage`, by its reference.
 const RECEIVE_MAX: usize = 10;
@@ -67,6 +72,15 @@ pub struct SqsLease {
     receipt: String,
     /// When the message was asked for: SQS counts from somewhat later.
     received: Instant,
+}
+
+/// A lease, as it outlives a process.
+#[derive(Debug, Serialize, Deserialize)]
+struct LeaseToken {
+    queue: String,
+    receipt: String,
+    /// Since 1970.
+    received_ms: u64,
 }
 
 impl SqsQueue {
@@ -138,6 +152,17 @@ impl SqsQueue {
         }
     }
 
+    pub(super) fn resume(&self, token: &str) -> Option<SqsLease> {
+        let token: LeaseToken = serde_json::from_str(token).ok()?;
+        let received = SystemTime::UNIX_EPOCH + Duration::from_millis(token.received_ms);
+        let age = received.elapsed().unwrap_or_default();
+        Some(SqsLease {
+            queue: self.queue.at(token.queue.parse().ok()?),
+            receipt: token.receipt,
+            received: Instant::now().checked_sub(age)?,
+        })
+    }
+
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         self.queue.check().await
     }
@@ -151,11 +176,36 @@ impl SqsQueue {
 }
 
 impl SqsLease {
+    pub(super) fn token(&self) -> String {
+        let received = SystemTime::now() - self.received.elapsed();
+        let since = received.duration_since(SystemTime::UNIX_EPOCH);
+        let token = LeaseToken {
+            queue: self.queue.url.to_string(),
+            receipt: self.receipt.clone(),
+            received_ms: since.unwrap_or_default().as_millis() as u64,
+        };
+        serde_json::to_string(&token).expect("plain data")
+    }
+
     pub(super) async fn extend(&self, visibility: Duration) -> Result<(), QueueError> {
         self.hide_for(visibility).await
     }
 
+    /// Tries until it is too late: what is not settled is built again, maybe by another worker.
     pub(super) async fn settle(self) -> Result<(), QueueError> {
+        let too_late = Instant::now() + SETTLE_PATIENCE;
+        loop {
+            match self.try_settle().await {
+                Err(error) if is_worth_waiting(&error) && Instant::now() < too_late => {
+                    tracing::warn!(%error, "cannot settle a message yet");
+                    sleep(SETTLE_RETRY).await;
+                }
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn try_settle(&self) -> Result<(), QueueError> {
         // A standard queue would take any lease that there ever was of a message.
         if !self.queue.url.is_fifo() {
             self.hide_for(VISIBILITY_TIMEOUT).await?;
@@ -324,6 +374,10 @@ impl RedrivePolicy {
         let (_, name) = policy.dead_letter_target_arn.rsplit_once(':')?;
         Some(name.to_owned())
     }
+}
+
+fn is_worth_waiting(error: &QueueError) -> bool {
+    matches!(error, QueueError::Unreachable(_) | QueueError::Throttled(_))
 }
 
 fn receive_deadline(wait: Duration) -> aws_sdk_sqs::config::Builder {
