@@ -2,8 +2,8 @@
 //!
 //! Start with [`webhook`], which reads as the way of a request: its [`body`] is bounded, its
 //! proof is [`verify`]-ed, it is read into an [`event`], and what to do is [`decide`]-d.
-//! [`server`] carries it over HTTP and HTTPS; where something else does that, such as a Lambda,
-//! [`webhook::router`] is all that is needed.
+//! [`server`] carries it over HTTP and HTTPS, `lambda` over the events of AWS Lambda, and
+//! `service` is a process of its own that does the one or the other.
 
 pub mod limits;
 mod body;
@@ -12,3 +12,7 @@ mod event;
 mod decide;
 pub mod webhook;
 pub mod server;
+#[cfg(feature = "standalone")]
+mod lambda;
+#[cfg(feature = "standalone")]
+pub mod service;

@@ -513,6 +513,11 @@ impl Env {
         Self(std::env::vars_os().filter_map(text).collect())
     }
 
+    /// Whether AWS Lambda has started this process.
+    pub fn is_of_lambda(&self) -> bool {
+        self.text("AWS_LAMBDA_RUNTIME_API").is_some()
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
