@@ -24,7 +24,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     // The queue first: its lock tells a second service with the same data at once.
     let queue = Queue::open(&queue).await.map_err(unusable)?;
     let data_dir = worker.data_dir.clone();
-    let worker = Worker::new(worker)?;
+    let worker = Worker::new(worker).await?;
     let server = Server::bind(&handler.listen).await?;
     let router = handler::webhook::router(&handler.webhook, queue.clone())
         .merge(pages::router(&worker, &data_dir));

@@ -7,14 +7,16 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+pub use aws_config::SdkConfig;
+use aws_config::{AppName, BehaviorVersion, Region};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client, connect};
 use hyper_util::rt::TokioExecutor;
@@ -47,6 +49,24 @@ pub async fn sdk_config(
 /// Whether an error comes from there being no credentials, or none that can be used.
 pub fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| cause.is::<CredentialsError>())
+}
+
+/// Whether an error of this code says no more than that too much was asked at once.
+pub fn is_throttled(code: &str) -> bool {
+    // Throttling, ThrottlingException, RequestThrottled, KmsThrottled
+    code.contains("Throttl") || code == "TooManyRequestsException"
+}
+
+/// The service's own words in one line, or what was in the way of hearing any.
+pub fn reason<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: Error + ProvideErrorMetadata + 'static,
+{
+    match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {}", message.replace(['\n', '\r'], " ")),
+        (Some(code), None) => code.to_owned(),
+        _ => one_line(error),
+    }
 }
 
 /// An error with all its causes, in one line.

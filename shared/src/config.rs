@@ -5,6 +5,7 @@
 
 mod engine;
 mod registry;
+mod mail;
 mod sqs;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::build::RepoName;
 use crate::variables;
 
 pub use self::engine::EngineConfig;
+pub use self::mail::{MailConfig, MailOn, SesConfig, SmtpConfig, SmtpTls};
 pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 
@@ -134,58 +136,6 @@ pub struct HookConfig {
     pub log_limit_bytes: u64,
     /// Whether everything the build made is removed afterwards.
     pub garbage_collect: bool,
-}
-
-/// Who gets mail, when, and how.
-#[derive(Debug, Clone)]
-pub enum MailConfig {
-    /// Nobody.
-    Off,
-    /// By SMTP.
-    Smtp(SmtpConfig),
-}
-
-/// A mail server and an envelope.
-#[derive(Debug, Clone)]
-pub struct SmtpConfig {
-    /// Host name, also checked against the server's certificate.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// How the connection is protected.
-    pub tls: SmtpTls,
-    /// User and password, where the server asks for them.
-    pub credentials: Option<(String, SecretString)>,
-    /// The sender's address.
-    pub from: String,
-    /// The recipients' addresses, at least one.
-    pub to: Vec<String>,
-    /// Which outcomes are mailed.
-    pub on: MailOn,
-    /// A bundle of root certificates instead of the embedded ones.
-    pub ca_bundle: Option<PathBuf>,
-}
-
-/// How a mail connection is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SmtpTls {
-    /// TLS from the first byte (port 465).
-    Implicit,
-    /// STARTTLS, and no mail without it.
-    StartTls,
-    /// In the clear: only when asked for.
-    Off,
-}
-
-/// Which outcomes are mailed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MailOn {
-    /// Every outcome.
-    Always,
-    /// Everything but success.
-    Failure,
-    /// When a branch's outcome differs from the one before.
-    Change,
 }
 
 /// The queue between handler and worker.
@@ -351,50 +301,6 @@ impl HookConfig {
             log_limit_bytes: env.size("LOG_LIMIT")?.unwrap_or(64 << 20),
             garbage_collect: env.one_of("GARBAGE_COLLECT", &[("1", true), ("0", false)])?,
         })
-    }
-}
-
-impl MailConfig {
-    fn load(env: &Env) -> Result<Self> {
-        let Some(host) = env.text("SMTP_HOST") else {
-            return Ok(Self::Off);
-        };
-        let port = env.expected("SMTP_PORT", 587, "a port number")?;
-        let tls = env.optional_with("SMTP_TLS", |text| match text {
-            "none" => Ok(SmtpTls::Off),
-            _ => Err("can only be none; without it the port decides".to_owned()),
-        })?;
-        let by_port = if port == 465 {
-            SmtpTls::Implicit
-        } else {
-            SmtpTls::StartTls
-        };
-        Ok(Self::Smtp(SmtpConfig {
-            host: host.to_owned(),
-            port,
-            tls: tls.unwrap_or(by_port),
-            credentials: smtp_credentials(env)?,
-            from: env.required("SMTP_FROM")?.to_owned(),
-            to: list(env.required("SMTP_TO")?).map(str::to_owned).collect(),
-            on: env.one_of(
-                "MAIL_ON",
-                &[
-                    ("always", MailOn::Always),
-                    ("failure", MailOn::Failure),
-                    ("change", MailOn::Change),
-                ],
-            )?,
-            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
-        }))
-    }
-}
-
-fn smtp_credentials(env: &Env) -> Result<Option<(String, SecretString)>> {
-    match (env.text("SMTP_USER"), env.secret("SMTP_PASS")?) {
-        (Some(user), Some(password)) => Ok(Some((user.to_owned(), password))),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(invalid("SMTP_PASS", "needed with SMTP_USER")),
-        (None, Some(_)) => Err(invalid("SMTP_USER", "needed with SMTP_PASS")),
     }
 }
 

@@ -204,12 +204,12 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        title: "Mail by SMTP",
+        title: "Mail, by SMTP or Amazon SES",
         variables: &[
             plain(
                 "SMTP_HOST",
                 "none",
-                "mail server; without it no mail is sent",
+                "mail server; without it and SES_FROM no mail is sent",
             ),
             plain(
                 "SMTP_PORT",
@@ -228,6 +228,16 @@ pub const GROUPS: &[Group] = &[
                 "SMTP_TO",
                 "none",
                 "recipients, comma separated, needed with SMTP_HOST",
+            ),
+            plain(
+                "SES_FROM",
+                "none",
+                "verified sender at Amazon SES, needed with SES_TO; AWS_… as for QUEUE_URL",
+            ),
+            plain(
+                "SES_TO",
+                "none",
+                "recipients, comma separated, needed with SES_FROM",
             ),
             plain(
                 "MAIL_ON",

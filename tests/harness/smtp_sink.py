@@ -25,10 +25,17 @@ logging.disable(logging.WARNING)
 class Sink:
     """Handles a message that was received in full."""
 
-    def __init__(self, directory, refusals):
+    def __init__(self, directory, refusals, unknown):
         self.directory = directory
         self.refusals = refusals
+        self.unknown = unknown
         self.kept = 0
+
+    async def handle_RCPT(self, _server, _session, envelope, address, _options):
+        if address == self.unknown:
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, _server, _session, envelope):
         if self.refusals:
@@ -91,6 +98,7 @@ def arguments():
     parser.add_argument("--auth", metavar="USER:PASS", help="require this login")
     parser.add_argument("--fail", type=refusals, default=[], metavar="'N:CODE TEXT'",
                         help="refuse the first N messages, for example '2:451 try later'")
+    parser.add_argument("--unknown", metavar="ADDRESS", help="refuse this recipient")
     tls = parser.add_mutually_exclusive_group()
     tls.add_argument("--starttls", nargs=2, metavar=("CERT", "KEY"), help="require STARTTLS")
     tls.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="TLS from the first byte")
@@ -99,7 +107,7 @@ def arguments():
 
 async def serve(options):
     loop = asyncio.get_running_loop()
-    sink = Sink(options.dir, options.fail)
+    sink = Sink(options.dir, options.fail, options.unknown)
 
     def session():
         return SMTP(

@@ -52,13 +52,13 @@ impl Worker {
     ///
     /// # Errors
     /// A setting cannot be used; the message names it.
-    pub fn new(config: WorkerConfig) -> anyhow::Result<Self> {
+    pub async fn new(config: WorkerConfig) -> anyhow::Result<Self> {
         let logs = log::directory(&config.data_dir);
         std::fs::create_dir_all(&logs).with_context(|| format!("DATA_DIR: {}", logs.display()))?;
         Ok(Self {
             engine: Engine::new(&config.engine)?,
             github: Github::new(&config.github)?,
-            mailer: Mailer::new(&config.mail)?,
+            mailer: Mailer::new(&config.mail).await?,
             records: Records::open(&config.data_dir)?,
             links: links(&config),
             config,

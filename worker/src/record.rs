@@ -19,7 +19,7 @@ pub(crate) use leases::LeaseState;
 /// The first wait after a report that could not be sent; it doubles with every attempt.
 const REPORT_DELAY_MIN: Duration = Duration::from_secs(2);
 /// The longest wait between two attempts to send a report.
-const REPORT_DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+const REPORT_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
 /// A mail waits for the commit status, to tell if it could not be posted; this many failed
 /// attempts are telling enough.
 const STATUS_ATTEMPTS_BEFORE_MAIL: u32 = 4;
@@ -513,8 +513,8 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_between_attempts_doubles_up_to_a_quarter_of_an_hour() {
+    fn the_wait_between_attempts_doubles_up_to_ten_minutes() {
         let waits: Vec<_> = [0, 1, 2, 20, 99].map(|n| backoff(n).as_secs()).into();
-        assert_eq!(waits, [2, 4, 8, 900, 900]);
+        assert_eq!(waits, [2, 4, 8, 600, 600]);
     }
 }

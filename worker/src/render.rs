@@ -41,8 +41,8 @@ pub enum LogRest {
     Shown,
     /// The whole log is attached.
     Attached,
-    /// The log is too long for a mail, even compressed.
-    TooLong,
+    /// A part of it that ends where the log ends is attached: even compressed, not all of it fits.
+    EndAttached,
 }
 
 /// One line of the table that says which build this is.
@@ -296,10 +296,10 @@ fn log_heading(context: &MailContext<'_>, log: &LogExcerpt) -> &'static str {
         LogRest::Shown if log.tail.is_empty() => "The log is empty.",
         LogRest::Shown => "The log:",
         LogRest::Attached => "The end of the log; the whole log is attached:",
-        LogRest::TooLong if context.page_url.is_some() => {
-            "The end of the log; it is too long to be attached, the page shows all of it:"
+        LogRest::EndAttached if context.page_url.is_some() => {
+            "The end of the log; as much as fits is attached, the page shows all of it:"
         }
-        LogRest::TooLong => "The end of the log; it is too long to be attached:",
+        LogRest::EndAttached => "The end of the log; as much as fits is attached:",
     }
 }
 

@@ -18,5 +18,5 @@ pub async fn run(env: &Env) -> anyhow::Result<()> {
     telemetry::init(&log);
     let shutdown = Shutdown::on_signals()?;
     let queue = Queue::open(&queue).await?;
-    Worker::new(config)?.run(queue, &shutdown).await
+    Worker::new(config).await?.run(queue, &shutdown).await
 }

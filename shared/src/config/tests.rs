@@ -85,6 +85,22 @@ fn a_problem_is_one_line_that_names_the_variable() {
             "SMTP_PASS: needed with SMTP_USER",
         ),
         (
+            &[("SES_TO", "c@d")],
+            "SES_FROM: missing (verified sender at Amazon SES, needed with SES_TO; AWS_… as for QUEUE_URL)",
+        ),
+        (
+            &[("SES_FROM", "a@b")],
+            "SES_TO: missing (recipients, comma separated, needed with SES_FROM)",
+        ),
+        (
+            &[("SES_FROM", "a@b"), ("SES_TO", &"c@d,".repeat(51))],
+            "SES_TO: at most 50 addresses",
+        ),
+        (
+            &[smtp, ("SES_TO", "c@d")],
+            "SMTP_HOST: set either SMTP_HOST or SES_FROM and SES_TO",
+        ),
+        (
             &[("GITHUB_TOKEN", ""), ("GITHUB_TOKEN_FILE", "/nowhere")],
             "GITHUB_TOKEN: GITHUB_TOKEN_FILE: /nowhere: No such file or directory (os error 2)",
         ),
@@ -283,4 +299,19 @@ fn the_port_decides_how_mail_is_protected() {
         assert_eq!(smtp.tls, expected);
         assert_eq!(smtp.to, ["c@d", "e@f"]);
     }
+}
+
+#[test]
+fn mail_by_ses_needs_a_sender_and_recipients() {
+    let variables = [
+        ("SES_FROM", "a@b"),
+        ("SES_TO", "c@d, e@f"),
+        ("MAIL_ON", "failure"),
+    ];
+    let MailConfig::Ses(ses) = worker(&variables).expect("valid").mail else {
+        panic!("mail is on");
+    };
+    assert_eq!(ses.from, "a@b");
+    assert_eq!(ses.to, ["c@d", "e@f"]);
+    assert_eq!(ses.on, MailOn::Failure);
 }

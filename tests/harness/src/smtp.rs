@@ -28,6 +28,8 @@ pub struct SinkOptions<'a> {
     pub login: Option<(&'a str, &'a str)>,
     /// How many messages are refused first, and with what, such as `451 try later`.
     pub refuse_first: Option<(usize, &'a str)>,
+    /// The recipient whom it does not know: `550 5.1.1 no such user`.
+    pub unknown: Option<&'a str>,
 }
 
 /// How a mail connection is encrypted.
@@ -157,6 +159,9 @@ fn command(options: SinkOptions<'_>, dir: &Path) -> Command {
     }
     if let Some((user, password)) = options.login {
         command.arg("--auth").arg(format!("{user}:{password}"));
+    }
+    if let Some(address) = options.unknown {
+        command.arg("--unknown").arg(address);
     }
     if let Some((count, answer)) = options.refuse_first {
         command.arg("--fail").arg(format!("{count}:{answer}"));

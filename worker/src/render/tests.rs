@@ -206,11 +206,11 @@ fn the_text_is_short_when_there_is_little_to_tell() {
 }
 
 #[test]
-fn a_log_that_is_too_long_is_looked_for_where_it_is() {
-    let log = log("end", LogRest::TooLong);
+fn where_not_all_of_a_log_fits_the_mail_says_so() {
+    let log = log("end", LogRest::EndAttached);
     let without_page = log_heading(&MailContext::default(), &log);
     assert!(
-        without_page.ends_with("too long to be attached:"),
+        without_page.ends_with("as much as fits is attached:"),
         "{without_page}"
     );
     let page_url = Some("https://ci.example.org");

@@ -24,7 +24,7 @@ impl Asked<'_> {
         E: Error + ProvideErrorMetadata + 'static,
     {
         let queue = self.queue.to_string();
-        let reason = reason(&error);
+        let reason = aws::reason(&error);
         let status = error.raw_response().map(|response| response.status());
         let code = error.code().unwrap_or_default();
         if is_missing(code) {
@@ -87,8 +87,8 @@ fn is_missing(code: &str) -> bool {
 }
 
 fn is_throttled(code: &str) -> bool {
-    // RequestThrottled, ThrottlingException, KmsThrottled; OverLimit is 120,000 messages in flight.
-    code.contains("Throttl") || matches!(code, "OverLimit" | "TooManyRequestsException")
+    // OverLimit is 120,000 messages in flight.
+    aws::is_throttled(code) || code == "OverLimit"
 }
 
 fn is_denied(code: &str, status: Option<u16>) -> bool {
@@ -101,15 +101,4 @@ fn is_denied(code: &str, status: Option<u16>) -> bool {
 
 fn is_forbidden(code: &str) -> bool {
     matches!(code, "AccessDenied" | "AccessDeniedException")
-}
-
-fn reason<E>(error: &SdkError<E, HttpResponse>) -> String
-where
-    E: Error + ProvideErrorMetadata + 'static,
-{
-    match (error.code(), error.message()) {
-        (Some(code), Some(message)) => format!("{code}: {}", message.replace(['\n', '\r'], " ")),
-        (Some(code), None) => code.to_owned(),
-        _ => aws::one_line(error),
-    }
 }

@@ -1,0 +1,127 @@
+//! Mail by Amazon SES.
+
+use aws_sdk_ses::Client;
+use aws_sdk_ses::config::http::HttpResponse;
+use aws_sdk_ses::config::retry::RetryConfig;
+use aws_sdk_ses::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ses::operation::send_raw_email::SendRawEmailError;
+use aws_sdk_ses::primitives::Blob;
+use aws_sdk_ses::types::RawMessage;
+use lettre::address::Envelope;
+use shared::aws::{self, SdkConfig};
+use shared::config::ConfigError;
+use tokio::time::timeout;
+
+use super::{MailError, send_deadline, too_slow};
+
+/// SES in one region.
+#[derive(Debug, Clone)]
+pub(super) struct Ses {
+    client: Client,
+    region: String,
+}
+
+impl Ses {
+    /// Prepares the client; nothing is asked of SES yet.
+    ///
+    /// # Errors
+    /// The region is not known.
+    pub(super) fn new(sdk: &SdkConfig) -> Result<Self, ConfigError> {
+        let Some(region) = sdk.region() else {
+            return Err(ConfigError {
+                variable: "AWS_REGION",
+                problem: "missing (SES_FROM does not name the region)".to_owned(),
+            });
+        };
+        let config = aws_sdk_ses::config::Builder::from(sdk)
+            // Mails are tried again for a day by whoever owes them.
+            .retry_config(RetryConfig::disabled())
+            .build();
+        Ok(Self {
+            client: Client::from_conf(config),
+            region: region.to_string(),
+        })
+    }
+
+    /// Hands the message to SES, which takes it for all recipients or for none.
+    pub(super) async fn send(
+        &self,
+        envelope: &Envelope,
+        message: Vec<u8>,
+    ) -> Result<(), MailError> {
+        let deadline = send_deadline(message.len());
+        let message = RawMessage::builder().data(Blob::new(message)).build();
+        let request = self
+            .client
+            .send_raw_email()
+            .set_source(envelope.from().map(ToString::to_string))
+            .set_destinations(Some(
+                envelope.to().iter().map(ToString::to_string).collect(),
+            ))
+            .raw_message(message.expect("it has data"));
+        match timeout(deadline, request.send()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.explain(&error)),
+            Err(_) => Err(MailError::Transient(self.problem(&too_slow(deadline)))),
+        }
+    }
+
+    fn explain(&self, error: &SdkError<SendRawEmailError, HttpResponse>) -> MailError {
+        let reason = self.problem(&aws::reason(error));
+        if aws::lacks_credentials(error) {
+            return MailError::Transient(format!("{reason} (are there AWS credentials?)"));
+        }
+        let status = error.raw_response().map(|answer| answer.status());
+        let code = error.code().unwrap_or_default();
+        match status {
+            Some(status) if status.is_client_error() && !passes(code) => {
+                let advice = advice(code, error.message().unwrap_or_default());
+                MailError::Permanent(match advice {
+                    Some(advice) => format!("{reason} ({advice} in {})", self.region),
+                    None => reason,
+                })
+            }
+            _ => MailError::Transient(reason),
+        }
+    }
+
+    fn problem(&self, what: &str) -> String {
+        format!("SES in {}: {what}", self.region)
+    }
+}
+
+/// Whether waiting is enough, though SES calls it the client's fault: a quota of the second or of
+/// the day is used up, or the credentials or the clock are behind.
+fn passes(code: &str) -> bool {
+    aws::is_throttled(code)
+        || matches!(
+            code,
+            "LimitExceeded"
+                | "LimitExceededException"
+                | "ExpiredToken"
+                | "ExpiredTokenException"
+                | "RequestExpired"
+        )
+}
+
+/// What somebody has to do, in the region that the caller adds.
+fn advice(code: &str, message: &str) -> Option<&'static str> {
+    Some(match code {
+        "MessageRejected" if message.contains("not verified") => {
+            "verify the sender, and while the account is in the sandbox every recipient, at SES"
+        }
+        "MailFromDomainNotVerified" | "MailFromDomainNotVerifiedException" => {
+            "verify the custom MAIL FROM domain of SES_FROM at SES"
+        }
+        "AccountSendingPaused" | "AccountSendingPausedException" => {
+            "resume the account's sending at SES"
+        }
+        "AccessDenied" | "AccessDeniedException" => {
+            "allow ses:SendRawEmail to these credentials for SES_FROM"
+        }
+        "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch" => {
+            "mend the AWS credentials that are used"
+        }
+        _ => return None,
+    })
+}
