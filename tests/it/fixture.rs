@@ -1,9 +1,12 @@
 //! What most tests begin with: a repository, a GitHub that hosts it, and the service.
 
 use std::fs;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use harness::{Engine, GitHub, OneBox, Push, Setup, SmtpSink, Status, Tarball, TestRepo, docker};
+use harness::{
+    Engine, GitHub, OneBox, Push, Setup, SmtpSink, Status, Tarball, TestRepo, docker, test_image,
+};
 use shared::build::BuildId;
 
 /// The repository of the tests.
@@ -183,6 +186,16 @@ pub(crate) async fn at_gate(engine: &Engine, build: &str) {
 pub(crate) async fn open_gate(build: &str) {
     // Detached: the container may end before the command is told to have ended.
     docker(&["exec", "--detach", build, "touch", "/tmp/open"]).await;
+}
+
+/// Where containers find what listens on this machine.
+pub(crate) async fn host_for_containers() -> IpAddr {
+    let image = test_image();
+    let host = ["run", "--rm", "--add-host", "host:host-gateway"];
+    let hosts = ["--entrypoint", "getent", &image, "hosts", "host"];
+    let found = docker(&[&host[..], &hosts].concat()).await;
+    let address = found.split_whitespace().next().expect("an address");
+    address.parse().expect("an address")
 }
 
 /// The compose project of a build.

@@ -10,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::compose::with_tests;
-use crate::fixture::{DEADLINE, Fixture, REPO, project, told};
+use crate::fixture::{DEADLINE, Fixture, REPO, host_for_containers, project, told};
 
 /// A container of the service. It is removed at the end.
 struct Container {
@@ -76,12 +76,7 @@ impl Container {
 
 /// A repository on a GitHub that containers can reach.
 async fn fixture(repo: TestRepo, sha: String) -> Fixture {
-    let image = test_image();
-    let host = ["run", "--rm", "--add-host", "host:host-gateway"];
-    let hosts = ["--entrypoint", "getent", &image, "hosts", "host"];
-    let gateway = docker(&[&host[..], &hosts].concat()).await;
-    let gateway = gateway.split_whitespace().next().expect("an address");
-    let anywhere = SocketAddr::new(gateway.parse().expect("an address"), 0);
+    let anywhere = SocketAddr::new(host_for_containers().await, 0);
     let settings = Settings {
         api: anywhere,
         codeload: anywhere,

@@ -13,5 +13,6 @@ mod engine;
 mod settings;
 mod http;
 mod sqs;
+mod registry;
 mod image;
 mod own_repository;
