@@ -26,7 +26,7 @@ pub(crate) fn gunzip(file: &Attachment) -> String {
 }
 
 /// The mail's text without what differs from run to run.
-fn generic(mail: &Mail, sha: &str, build: &str) -> String {
+pub(crate) fn generic(mail: &Mail, sha: &str, build: &str) -> String {
     let generic_line = |line: &str| match line.strip_prefix("Started") {
         Some(_) => "Started     <time>".to_owned(),
         None => without_times(line)

@@ -7,6 +7,7 @@ mod checkout;
 mod compose;
 mod retries;
 mod mail;
+mod ses;
 mod logs;
 mod life;
 mod engine;

@@ -1,4 +1,4 @@
-"""AWS for tests: moto, with an SQS as strict as Amazon's, a clock that tests can move, and a
+"""AWS for tests: moto, with an SQS and an SES as strict as Amazon's, a clock that tests can move, and a
 CloudFormation that knows all that our templates use.
 
 Run it with the interpreter that `install` prints. The first line on standard output is
@@ -22,6 +22,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
+import strict_ses
 import strict_sqs
 
 # One line for each request would drown what a test says.
@@ -65,7 +66,8 @@ def end_with(parent):
 def main():
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     strict_sqs.install()
-    application = with_control(DomainDispatcherApplication(create_backend_app))
+    aws = strict_ses.with_control(DomainDispatcherApplication(create_backend_app))
+    application = with_control(aws)
     handler = MotoRequestHandler
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=handler)
     # Many tests connect at once.

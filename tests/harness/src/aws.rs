@@ -1,5 +1,7 @@
 //! AWS for a test: `aws/emulator.py`, whose clock the test moves.
 
+mod ses;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;

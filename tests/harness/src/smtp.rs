@@ -67,7 +67,7 @@ pub struct Mail {
     pub html: Option<String>,
     /// In the order of the message.
     pub attachments: Vec<Attachment>,
-    /// The message as it was sent, with the envelope's two headers before it.
+    /// The message as it was sent; the sink puts the envelope's two headers before it.
     pub raw: Vec<u8>,
 }
 
@@ -176,7 +176,7 @@ fn accepted(output: &str) -> usize {
         .count()
 }
 
-fn parse(raw: Vec<u8>) -> Mail {
+pub(crate) fn parse(raw: Vec<u8>) -> Mail {
     let message = MessageParser::default()
         .parse(&raw)
         .expect("the mail can be parsed");

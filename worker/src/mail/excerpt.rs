@@ -16,7 +16,7 @@ const TAIL_BYTES: u64 = 32 * 1024;
 
 /// The largest attachment, in bytes before base64 makes 8.6 MB of it: Postfix takes messages of
 /// 10,240,000 bytes by default, and SES of 10 MB (by its quotas, for `SendRawEmail`).
-const ATTACHMENT_MAX_BYTES: usize = 6 * 1024 * 1024;
+pub(super) const ATTACHMENT_MAX_BYTES: usize = 6 * 1024 * 1024;
 
 /// The end of the log and, where that is not all of it, the log compressed: the whole log, or as
 /// much of its end as fits into a mail.

@@ -67,22 +67,21 @@ impl Ses {
     }
 
     fn explain(&self, error: &SdkError<SendRawEmailError, HttpResponse>) -> MailError {
-        let reason = self.problem(&aws::reason(error));
+        let reason = aws::reason(error);
         if aws::lacks_credentials(error) {
-            return MailError::Transient(format!("{reason} (are there AWS credentials?)"));
+            let problem = format!("no AWS credentials that can be used: {reason}");
+            return MailError::Transient(self.problem(&problem));
         }
         let status = error.raw_response().map(|answer| answer.status());
         let code = error.code().unwrap_or_default();
-        match status {
-            Some(status) if status.is_client_error() && !passes(code) => {
-                let advice = advice(code, error.message().unwrap_or_default());
-                MailError::Permanent(match advice {
-                    Some(advice) => format!("{reason} ({advice} in {})", self.region),
-                    None => reason,
-                })
-            }
-            _ => MailError::Transient(reason),
+        if passes(code) || !status.is_some_and(|status| status.is_client_error()) {
+            return MailError::Transient(self.problem(&reason));
         }
+        let problem = match advice(code, error.message().unwrap_or_default()) {
+            Some(advice) => format!("{reason} ({advice})"),
+            None => reason,
+        };
+        MailError::Permanent(self.problem(&problem))
     }
 
     fn problem(&self, what: &str) -> String {
@@ -104,24 +103,28 @@ fn passes(code: &str) -> bool {
         )
 }
 
-/// What somebody has to do, in the region that the caller adds.
+/// What somebody has to do before any mail is taken.
 fn advice(code: &str, message: &str) -> Option<&'static str> {
     Some(match code {
         "MessageRejected" if message.contains("not verified") => {
-            "verify the sender, and while the account is in the sandbox every recipient, at SES"
+            "verify the sender in the SES console of this region, and while the account is in the \
+             sandbox every recipient"
         }
         "MailFromDomainNotVerified" | "MailFromDomainNotVerifiedException" => {
-            "verify the custom MAIL FROM domain of SES_FROM at SES"
+            "verify the custom MAIL FROM domain of SES_FROM in the SES console of this region"
         }
         "AccountSendingPaused" | "AccountSendingPausedException" => {
-            "resume the account's sending at SES"
+            "resume the account's sending in the SES console of this region"
         }
         "AccessDenied" | "AccessDeniedException" => {
-            "allow ses:SendRawEmail to these credentials for SES_FROM"
+            "allow these credentials ses:SendRawEmail from SES_FROM"
         }
         "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch" => {
-            "mend the AWS credentials that are used"
+            "check the AWS credentials"
         }
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;
