@@ -594,6 +594,12 @@ fn describes_the_process(name: &str) -> bool {
         "DOCKER_TLS_VERIFY",
         "DOCKER_CERT_PATH",
         "DOCKER_CONTEXT",
+        // Of systemd.
+        "CREDENTIALS_DIRECTORY",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "STATE_DIRECTORY",
+        "SYSTEMD_EXEC_PID",
     ];
     OURS.contains(&name)
 }

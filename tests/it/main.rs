@@ -12,6 +12,7 @@ mod logs;
 mod life;
 mod engine;
 mod settings;
+mod remote_engine;
 mod http;
 mod sqs;
 mod registry;

@@ -1,21 +1,25 @@
 //! The Docker engine that the tests run on, and the proof that nothing is left there.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use bollard::Docker;
 use bollard::models::EventMessage;
 use bollard::query_parameters::{
     EventsOptions, InspectContainerOptions, ListContainersOptions, ListImagesOptions,
     ListNetworksOptions, ListVolumesOptions,
 };
+use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt};
 
 type Filters = HashMap<String, Vec<String>>;
 
 /// The image that the tests' builds run in, unless `COMPOSE_CI_TEST_IMAGE` names another.
 const BUILD_IMAGE: &str = "compose-ci:local";
+
+/// How long an engine that is reached by TLS may take to answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The image for the containers of tests: it exists on the engine and has the hook's tools.
 pub fn test_image() -> String {
@@ -37,7 +41,27 @@ impl Engine {
     /// # Panics
     /// When no engine answers: a test that needs one never passes by skipping.
     pub async fn connect() -> Self {
-        let docker = Docker::connect_with_defaults().expect("DOCKER_HOST can be understood");
+        let docker = Docker::connect_with_defaults();
+        Self::of(docker.expect("DOCKER_HOST can be understood")).await
+    }
+
+    /// Connects to the engine at this address, with the certificates of this directory.
+    pub(crate) async fn connect_with_tls(address: &str, directory: &Path) -> Self {
+        let [key, certificate, ca] =
+            ["key.pem", "cert.pem", "ca.pem"].map(|name| directory.join(name));
+        let timeout_s = CALL_TIMEOUT.as_secs();
+        let docker = Docker::connect_with_ssl(
+            address,
+            &key,
+            &certificate,
+            &ca,
+            timeout_s,
+            API_DEFAULT_VERSION,
+        );
+        Self::of(docker.expect("the certificates can be read")).await
+    }
+
+    async fn of(docker: Docker) -> Self {
         let answered = docker.negotiate_version().await;
         let docker = answered.unwrap_or_else(|error| {
             panic!("this test needs a Docker engine, and none answers: {error}")

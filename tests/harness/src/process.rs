@@ -33,11 +33,16 @@ impl Process {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_with_input(command, Stdio::null())
+    }
+
+    /// Starts the program, with its outputs caught and this as its input.
+    pub(crate) fn start_with_input(mut command: Command, input: impl Into<Stdio>) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let (reader, writer) = std::io::pipe().expect("a pipe can be made");
         let both = writer.try_clone().expect("a pipe can be shared");
-        command.stdin(Stdio::null()).stdout(both).stderr(writer);
+        command.stdin(input).stdout(both).stderr(writer);
         let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("starting {name}: {error}"));
         // The command holds the pipe's writing end: the output would never end.

@@ -1,6 +1,6 @@
 //! The way to the engine: its socket, or TCP, with certificates as docker-machine makes them.
 
-use std::error::Error as _;
+use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,66 +171,35 @@ impl Mismatch {
         let EngineConfig::Tcp { address, tls } = config else {
             return docker_host(self.to_string());
         };
-        let file = |name| {
-            tls.as_deref()
-                .unwrap_or(Path::new(""))
-                .join(name)
-                .display()
-                .to_string()
-        };
-        let (variable, problem) = match self {
-            Self::Authority => (
-                "DOCKER_CERT_PATH",
-                format!(
-                    "the engine's certificate is not signed by {}",
-                    file("ca.pem")
-                ),
-            ),
-            Self::Client => (
-                "DOCKER_CERT_PATH",
-                format!(
-                    "the engine refuses {} (of another authority, or expired)",
-                    file("cert.pem")
-                ),
-            ),
-            Self::Name => (
-                "DOCKER_HOST",
-                "the engine's certificate is for another name".to_owned(),
-            ),
-            Self::Expired => (
-                "DOCKER_HOST",
-                "the engine's certificate has expired".to_owned(),
-            ),
-            Self::Encrypted => (
-                "DOCKER_TLS_VERIFY",
-                "the engine speaks TLS: set it to 1, and DOCKER_CERT_PATH".to_owned(),
-            ),
-            Self::Plain => (
-                "DOCKER_TLS_VERIFY",
-                "the engine does not speak TLS".to_owned(),
-            ),
-        };
-        ConfigError {
-            variable,
-            problem: format!("{problem} (DOCKER_HOST is tcp://{address})"),
+        let engine = format!("the engine at {address}");
+        let directory = tls.as_deref().unwrap_or(Path::new(""));
+        let (ca, certificate) = (directory.join("ca.pem"), directory.join("cert.pem"));
+        match self {
+            Self::Authority => unusable(&ca, format!("did not sign the certificate of {engine}")),
+            Self::Client => unusable(&certificate, format!("{engine} refuses it")),
+            Self::Name => docker_host(format!("the certificate of {engine} is for another name")),
+            Self::Expired => docker_host(format!("the certificate of {engine} has expired")),
+            Self::Encrypted => tls_verify(format!("{engine} speaks TLS: set this to 1")),
+            Self::Plain => tls_verify(format!("{engine} does not speak TLS")),
         }
     }
 }
 
 /// What TLS has to say of a failed call, wherever it stands among the causes.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {
-    let mut cause = error.source();
-    while let Some(current) = cause {
-        let inner = current
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref());
-        let found = current.downcast_ref().or_else(|| inner?.downcast_ref());
-        if found.is_some() {
-            return found;
-        }
-        cause = current.source();
+    std::iter::successors(error.source(), |cause| next_cause(*cause))
+        .find_map(|cause| cause.downcast_ref())
+}
+
+/// An I/O error passes over the error that it wraps when it is asked for its source.
+fn next_cause<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(|io| io.get_ref());
+    match wrapped {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
     }
-    None
 }
 
 fn is_about_a_certificate(alert: AlertDescription) -> bool {
@@ -254,9 +223,40 @@ fn docker_host(problem: String) -> ConfigError {
     }
 }
 
+fn tls_verify(problem: String) -> ConfigError {
+    ConfigError {
+        variable: "DOCKER_TLS_VERIFY",
+        problem,
+    }
+}
+
 fn unusable(path: &Path, problem: impl std::fmt::Display) -> ConfigError {
     ConfigError {
         variable: "DOCKER_CERT_PATH",
         problem: format!("{}: {problem}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_tls_says_is_found_below_errors_that_hide_it() {
+        let tls = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        let error = Error::IOError {
+            err: io::Error::other(io::Error::other(tls)),
+        };
+        assert_eq!(Mismatch::of(&error), Some(Mismatch::Expired));
+    }
+
+    #[test]
+    fn an_engine_that_goes_away_fits_all_the_same() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::InternalError);
+        for err in [io::ErrorKind::UnexpectedEof.into(), io::Error::other(alert)] {
+            assert_eq!(Mismatch::of(&Error::IOError { err }), None);
+        }
     }
 }
