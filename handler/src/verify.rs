@@ -25,7 +25,7 @@ const SHA256_BYTES: usize = 32;
 
 /// Knows what proves a request. It keeps digests and keyed states, not the secrets.
 pub(crate) struct Verifier {
-    token: TokenDigest,
+    token: Option<TokenDigest>,
     hmacs: Vec<Hmac<Sha256>>,
 }
 
@@ -60,7 +60,10 @@ pub(crate) struct Unproven;
 impl Verifier {
     pub(crate) fn new(config: &WebhookConfig) -> Self {
         Self {
-            token: TokenDigest::of(config.token.expose_secret()),
+            token: config
+                .token
+                .as_ref()
+                .map(|token| TokenDigest::of(token.expose_secret())),
             hmacs: config.secrets.iter().map(keyed).collect(),
         }
     }
@@ -92,7 +95,7 @@ impl Verifier {
         };
         // GitHub's own API takes both schemes, and so do the scripts that people have.
         let known = scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token");
-        known && self.token.is_of(token.trim())
+        known && self.accepts_token(token.trim())
     }
 
     fn accepts_query(&self, query: Option<&str>) -> bool {
@@ -100,7 +103,13 @@ impl Verifier {
             return false;
         }
         let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        pairs.any(|(name, value)| name == "token" && self.token.is_of(&value))
+        pairs.any(|(name, value)| name == "token" && self.accepts_token(&value))
+    }
+
+    fn accepts_token(&self, candidate: &str) -> bool {
+        self.token
+            .as_ref()
+            .is_some_and(|token| token.is_of(candidate))
     }
 
     fn claimed_signature(&self, headers: &HeaderMap) -> Option<[u8; SHA256_BYTES]> {
@@ -199,7 +208,7 @@ mod tests {
 
     fn verifier(secrets: &[&str]) -> Verifier {
         Verifier::new(&WebhookConfig {
-            token: TOKEN.into(),
+            token: Some(TOKEN.into()),
             secrets: secrets.iter().map(|&secret| secret.into()).collect(),
             repos: "octo/hello".parse().expect("repository"),
             branches: Default::default(),
@@ -245,7 +254,7 @@ mod tests {
     #[test]
     fn the_bearer_token_proves_a_request_with_and_without_secrets() {
         let ascii = |secrets: &[&str]| Verifier {
-            token: TokenDigest::of("t0ken"),
+            token: Some(TokenDigest::of("t0ken")),
             ..verifier(secrets)
         };
         for verifier in [ascii(&[]), ascii(&[SECRET])] {
@@ -265,6 +274,20 @@ mod tests {
                 assert_eq!(proves(&verifier, "", &headers), proven, "{value}");
             }
         }
+    }
+
+    #[test]
+    fn without_a_token_only_a_signature_proves_a_request() {
+        let verifier = Verifier {
+            token: None,
+            ..verifier(&[SECRET])
+        };
+        for token in ["", "t0ken"] {
+            let headers = [("authorization", &*format!("Bearer {token}"))];
+            assert!(!proves(&verifier, &format!("token={token}"), &headers));
+        }
+        let signature = format!("sha256={SIGNED}");
+        assert!(proves(&verifier, "", &[(SIGNATURE, &signature)]));
     }
 
     #[test]

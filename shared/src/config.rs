@@ -67,8 +67,9 @@ pub struct ListenConfig {
 /// What proves a request, and which pushes build.
 #[derive(Debug, Clone)]
 pub struct WebhookConfig {
-    /// Accepted as `Authorization: Bearer`, and in the URL while there is no HMAC secret.
-    pub token: SecretString,
+    /// Accepted as `Authorization: Bearer`, and in the URL while there is no HMAC secret. A webhook
+    /// of its own that has a secret need not know it.
+    pub token: Option<SecretString>,
     /// HMAC secrets, any of which may have signed.
     pub secrets: Vec<SecretString>,
     /// The repositories that may build here.
@@ -174,11 +175,16 @@ impl HandlerConfig {
     /// # Errors
     /// The first variable that is missing or cannot be used.
     pub fn load(env: &Env) -> Result<Self> {
+        let token = env.secret("GITHUB_TOKEN")?;
+        let secrets = env.secret_list("WEBHOOK_SECRET")?;
+        if token.is_none() && secrets.is_empty() {
+            return Err(missing("GITHUB_TOKEN"));
+        }
         Ok(Self {
             listen: ListenConfig::load(env)?,
             webhook: WebhookConfig {
-                token: env.required_secret("GITHUB_TOKEN")?,
-                secrets: env.secret_list("WEBHOOK_SECRET")?,
+                token,
+                secrets,
                 repos: env.required_parsed("GITHUB_REPO")?,
                 branches: env.parsed("BRANCHES", BranchFilter::default())?,
             },

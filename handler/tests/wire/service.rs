@@ -89,7 +89,7 @@ impl Service {
         .await
         .unwrap();
         let webhook = WebhookConfig {
-            token: TOKEN.into(),
+            token: Some(TOKEN.into()),
             secrets: settings
                 .secrets
                 .iter()

@@ -32,6 +32,17 @@ fn three_variables_are_enough() {
 }
 
 #[test]
+fn a_webhook_with_a_secret_needs_no_token() {
+    let load =
+        |secret| HandlerConfig::load(&env(&[("GITHUB_TOKEN", ""), ("WEBHOOK_SECRET", secret)]));
+    assert!(load("s3cret").expect("valid").webhook.token.is_none());
+    for none in ["", ","] {
+        let error = load(none).expect_err("nothing proves a request");
+        assert_eq!(error.variable, "GITHUB_TOKEN");
+    }
+}
+
+#[test]
 fn a_problem_is_one_line_that_names_the_variable() {
     let smtp = ("SMTP_HOST", "mail");
     let cases: &[(&[(&str, &str)], &str)] = &[
