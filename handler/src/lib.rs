@@ -16,3 +16,5 @@ pub mod server;
 mod lambda;
 #[cfg(feature = "standalone")]
 pub mod service;
+#[cfg(feature = "standalone")]
+pub mod usage;

@@ -25,9 +25,14 @@ fn process(variables: &Variables) -> Process {
 async fn a_missing_setting_ends_it_with_one_line_that_names_it() {
     let complete = variables("https://sqs.eu-west-1.amazonaws.com/1/builds", "");
     for on_lambda in [false, true] {
-        for name in ["QUEUE_URL", "GITHUB_REPO", "GITHUB_TOKEN"] {
+        for missing in [
+            &["QUEUE_URL"][..],
+            &["GITHUB_REPO"],
+            &["GITHUB_TOKEN", "WEBHOOK_SECRET"],
+        ] {
+            let name = missing[0];
             let mut variables = complete.clone();
-            variables.remove(name);
+            variables.retain(|variable, _| !missing.contains(variable));
             if on_lambda {
                 variables.insert("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9".to_owned());
             }
@@ -39,6 +44,19 @@ async fn a_missing_setting_ends_it_with_one_line_that_names_it() {
             assert!(output.starts_with(&line), "{output}");
             assert_eq!(output.lines().count(), 1, "{output}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_argument_is_answered_with_what_it_reads() {
+    for (argument, code) in [("--help", 0), ("--port", 2)] {
+        let mut command = Command::new(BOOTSTRAP);
+        command.env_clear().arg(argument);
+        let mut process = Process::start(command);
+        let status = process.wait_for_end(DEADLINE).await;
+        let output = process.output();
+        assert_eq!(status.code(), Some(code), "{output}");
+        assert!(output.contains("\n  QUEUE_URL "), "{output}");
     }
 }
 
