@@ -190,7 +190,8 @@ async fn help_lists_every_variable() {
     Usage: compose-ci <COMMAND>
 
     Commands:
-      serve        Run the webhook, the local queue and the worker in one process
+      serve        Run the webhook, the queue and a worker in one process
+      worker       Run a worker alone, one of any number that share the SQS queue at QUEUE_URL
       healthcheck  Ask the service on this machine whether it is healthy (exit code 0) or not (1)
       help         Print this message or the help of the given subcommand(s)
 
@@ -246,14 +247,16 @@ async fn help_lists_every_variable() {
         DOCKER_TLS_VERIFY  not empty: TLS with the certificates below [none]
         DOCKER_CERT_PATH   directory of ca.pem, cert.pem and key.pem [~/.docker]
 
-      Mail by SMTP
-        SMTP_HOST          mail server; without it no mail is sent [none]
+      Mail, by SMTP or Amazon SES
+        SMTP_HOST          mail server; without it and SES_FROM no mail is sent [none]
         SMTP_PORT          465 is implicit TLS, every other port STARTTLS [587]
         SMTP_TLS           none: a local relay without TLS [by port]
         SMTP_USER          user name, where the server asks for one [none]
         SMTP_PASS          * its password [none]
         SMTP_FROM          sender, needed with SMTP_HOST [none]
         SMTP_TO            recipients, comma separated, needed with SMTP_HOST [none]
+        SES_FROM           verified sender at Amazon SES, needed with SES_TO; AWS_… as for QUEUE_URL [none]
+        SES_TO             recipients, comma separated, needed with SES_FROM [none]
         MAIL_ON            always, failure, or change (of the branch's outcome) [always]
 
     Every secret (marked *) can also come from a file named by <NAME>_FILE.
