@@ -18,19 +18,21 @@ fn at(setup: Setup, address: &str, certificates: &Path) -> Setup {
         .env("DOCKER_CERT_PATH", certificates.display().to_string())
 }
 
-/// What a service says that must end with exit code 2: one line, after it has told at most that it
-/// listens.
+/// The one line of a service that must end with exit code 2. It listens by then, and it may have
+/// waited once: see `Mismatch::of`.
 async fn refusal(setup: &Setup) -> String {
     let mut service = Process::start(setup.command(&["serve"]));
     let status = service.wait_for_end(DEADLINE).await;
     let told = service.output();
     assert_eq!(status.code(), Some(2), "{told}");
-    let mut lines = told
-        .lines()
-        .filter(|line| !line.contains(" INFO listening on "));
-    let line = lines.next().unwrap_or_default().to_owned();
-    assert_eq!(lines.next(), None, "{told}");
-    line
+    let before = [
+        " INFO listening on ",
+        " WARN waiting for the Docker engine ",
+    ];
+    let is_before = |line: &&str| before.iter().any(|event| line.contains(event));
+    let lines: Vec<_> = told.lines().filter(|line| !is_before(line)).collect();
+    assert_eq!(lines.len(), 1, "{told}");
+    lines[0].to_owned()
 }
 
 /// The client's files of one machine, some of them replaced by those of another one.

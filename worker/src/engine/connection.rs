@@ -135,7 +135,9 @@ pub enum Mismatch {
 }
 
 impl Mismatch {
-    /// What the client library's error comes from, if it is one of these.
+    /// What the client library's error comes from, if it is one of these. With TLS 1.3 the engine
+    /// refuses a certificate after the handshake: if that comes before the request is sent, the
+    /// library drops it, and only the next attempt tells.
     pub(super) fn of(error: &Error) -> Option<Self> {
         if let Error::DockerResponseServerError {
             status_code: 400,
