@@ -137,6 +137,8 @@ pub struct HookConfig {
     pub log_limit_bytes: u64,
     /// Whether everything the build made is removed afterwards.
     pub garbage_collect: bool,
+    /// Whether a hook that was started and whose container is gone is started again.
+    pub rerun_interrupted: bool,
 }
 
 /// The queue between handler and worker.
@@ -306,6 +308,7 @@ impl HookConfig {
             pids: env.checked("BUILD_PIDS", 4096, |n| *n > 0, "a number above 0")?,
             log_limit_bytes: env.size("LOG_LIMIT")?.unwrap_or(64 << 20),
             garbage_collect: env.one_of("GARBAGE_COLLECT", &[("1", true), ("0", false)])?,
+            rerun_interrupted: env.one_of("RERUN_INTERRUPTED", &[("0", false), ("1", true)])?,
         })
     }
 }

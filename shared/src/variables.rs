@@ -89,6 +89,11 @@ pub const GROUPS: &[Group] = &[
                 "1",
                 "0 keeps the build's container, checkout and services",
             ),
+            plain(
+                "RERUN_INTERRUPTED",
+                "0",
+                "1 starts a hook again whose container is gone: it runs twice",
+            ),
             plain("CONCURRENCY", "2", "builds at a time"),
             plain(
                 "DRAIN_TIMEOUT",

@@ -100,6 +100,45 @@ async fn a_build_that_ended_while_no_service_ran_is_told_by_the_next() {
 }
 
 #[tokio::test]
+async fn a_build_whose_container_vanished_while_no_service_ran_is_not_run_again() {
+    let mut running = Running::draining_for("60s").await;
+    running.service.kill();
+    docker(&["rm", "--force", "--volumes", &running.build]).await;
+    running.service.start_again().await;
+    let Running {
+        fixture,
+        service,
+        build,
+        ..
+    } = running;
+    let built = fixture.finished(&service, build).await;
+    assert_eq!(
+        built.told(),
+        [
+            "Pending: building",
+            "Error: error: interrupted: the hook was started, and its container is gone"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_build_whose_container_vanished_is_run_again_where_that_is_wanted() {
+    let fixture = Fixture::plain().await;
+    let setup = fixture.setup(&format!("echo ran; {GATE}"));
+    let mut service = setup.env("RERUN_INTERRUPTED", "1").start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    service.kill();
+    docker(&["rm", "--force", "--volumes", &build]).await;
+    service.start_again().await;
+    at_gate(&fixture.engine, &build).await;
+    open_gate(&build).await;
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert_eq!(built.log, "ran\n");
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_the_service_at_once() {
     let mut running = Running::draining_for("60s").await;
     running.service.terminate();

@@ -22,13 +22,15 @@ use crate::github::Github;
 use crate::log::{self, Recorder};
 use crate::mask::Secrets;
 use crate::outcome::{Ending, Obstacle, Outcome};
+use crate::record::Records;
 use crate::registry;
 
 /// What a hook gets between TERM and KILL, as from `docker stop`.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// A container's output may end a moment before the container does.
 const EXIT_DELAY: Duration = Duration::from_secs(2);
-/// How long an engine that went away during a build may take to come back.
+/// How long an engine that went away during a build may take to come back after the build's time is
+/// over: until then nobody but the engine can tell how the build goes.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(60);
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
 /// How long the engine may take to hand over a log that is complete.
@@ -51,6 +53,8 @@ pub struct Builder {
     pub data_dir: PathBuf,
     /// What the logs must not show.
     pub secrets: Secrets,
+    /// Where it is noted which hooks were started.
+    pub records: Records,
 }
 
 /// The engine's answer that a container has ended.
@@ -104,6 +108,7 @@ impl Builder {
         build_url: Option<&str>,
     ) -> Result<Started, Obstacle> {
         let name = request.id.to_string();
+        self.check_not_interrupted(request.id).await?;
         if !self.create(&name, request, commit, build_url).await? {
             if let Some(started) = self.adopt(&name).await? {
                 return Ok(started);
@@ -113,6 +118,7 @@ impl Builder {
         checkout(&self.engine, &self.github, &request.repo, commit, &name).await?;
         // Attached before the start, so that not a byte is missing.
         let output = Box::pin(self.engine.attach(&name).await?);
+        self.records.hook_starts(request.id).await?;
         self.engine.start(&name).await?;
         Ok(Started {
             name,
@@ -120,6 +126,21 @@ impl Builder {
             output,
             from_log: false,
         })
+    }
+
+    /// Refuses to run a hook for a second time: it was started, and its container, which would tell
+    /// how it ended, is gone.
+    async fn check_not_interrupted(&self, build: BuildId) -> Result<(), Obstacle> {
+        let known = self.records.find(build).await?;
+        if self.hook.rerun_interrupted || !known.is_some_and(|build| build.hook_started) {
+            return Ok(());
+        }
+        match self.engine.inspect(&build.to_string()).await {
+            Err(EngineError::NotFound(_)) => Err(Obstacle::Permanent(
+                "interrupted: the hook was started, and its container is gone".into(),
+            )),
+            found => Ok(found.map(drop)?),
+        }
     }
 
     /// Makes the volume and the container; false if a container of this name is there already.
@@ -205,7 +226,7 @@ impl Builder {
                 Err(error) => return self.without_log(&started.name, &error).await,
             };
             let cut = broke(exit).await;
-            match self.ending(&started.name, timed_out).await {
+            match self.ending(&started.name, timed_out, deadline).await {
                 Ok(Some(ending)) => {
                     if from_log || cut {
                         self.complete_log(&started.name, &path).await;
@@ -295,8 +316,13 @@ impl Builder {
     }
 
     /// How the container ended; nothing if it still runs.
-    async fn ending(&self, name: &str, timed_out: bool) -> Result<Option<Ending>, EngineError> {
-        let give_up = Instant::now() + ENGINE_PATIENCE;
+    async fn ending(
+        &self,
+        name: &str,
+        timed_out: bool,
+        deadline: Instant,
+    ) -> Result<Option<Ending>, EngineError> {
+        let give_up = deadline.max(Instant::now()) + ENGINE_PATIENCE;
         loop {
             match self.inspect_ending(name, timed_out).await {
                 Err(EngineError::Gone(_) | EngineError::Failed(_)) if Instant::now() < give_up => {

@@ -249,6 +249,7 @@ mod tests {
             pids: 4096,
             log_limit_bytes: 64 << 20,
             garbage_collect: true,
+            rerun_interrupted: false,
         }
     }
 

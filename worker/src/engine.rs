@@ -30,6 +30,8 @@ pub use self::connection::Mismatch;
 /// How long the engine may take to answer a call. A busy disk makes it slow; an engine that takes
 /// longer than this hangs.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the engine may take to say that it is there.
+const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the engine may take to answer an upload or a pull, which last as long as their data.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Longer than any build may last.
@@ -122,6 +124,16 @@ impl Engine {
     pub async fn negotiate(self) -> Result<Self> {
         let docker = in_time(self.docker.negotiate_version()).await?;
         Ok(Self { docker })
+    }
+
+    /// Asks the engine whether it is there.
+    ///
+    /// # Errors
+    /// [`EngineError::Gone`].
+    pub(crate) async fn ping(&self) -> Result<()> {
+        let answer = tokio::time::timeout(PING_DEADLINE, self.docker.ping()).await;
+        let answer = answer.map_err(|_| EngineError::Gone("it hangs".into()))?;
+        Ok(answer.map(drop)?)
     }
 
     /// Makes a volume, or finds the one of this name, and tells its path on the engine's host.

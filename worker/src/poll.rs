@@ -89,7 +89,8 @@ impl Worker {
         let job = self.job(engine, bell.clone()).await?;
         let reporter = self.reporter(bell);
         let deliveries = Deliveries::new(job.clone());
-        let slots = Slots::new(deliveries.clone(), self.config.concurrency);
+        let engine = job.builder.engine.clone();
+        let slots = Slots::new(engine, deliveries.clone(), self.config.concurrency);
         let ending = CancellationToken::new();
         let mut reporting = pin!(reporter.run(&ending));
         tokio::select! {
@@ -133,6 +134,7 @@ impl Worker {
                 socket: surroundings.socket,
                 data_dir: self.config.data_dir.clone(),
                 secrets: Secrets::new(&self.config.secrets),
+                records: self.records.clone(),
             },
             records: self.records.clone(),
             github: self.github.clone(),
@@ -157,14 +159,16 @@ impl Worker {
 
 /// The builds of one worker: as many at a time as there are slots.
 struct Slots {
+    engine: Engine,
     deliveries: Deliveries,
     free: Arc<Semaphore>,
     builds: JoinSet<()>,
 }
 
 impl Slots {
-    fn new(deliveries: Deliveries, concurrency: usize) -> Self {
+    fn new(engine: Engine, deliveries: Deliveries, concurrency: usize) -> Self {
         Self {
+            engine,
             deliveries,
             free: Arc::new(Semaphore::new(concurrency)),
             builds: JoinSet::new(),
@@ -175,7 +179,7 @@ impl Slots {
     /// after the drain time is left alone: its container goes on, and the next start adopts it.
     async fn run(mut self, queue: &Queue, drain: &CancellationToken, drain_timeout: Duration) {
         self.go_on(queue).await;
-        while let Some(slots) = drain.run_until_cancelled(self.free_slots()).await {
+        while let Some(slots) = drain.run_until_cancelled(self.ready_slots()).await {
             let received = queue.receive(slots.len(), RECEIVE_WAIT);
             match drain.run_until_cancelled(received).await {
                 Some(Ok(deliveries)) => self.begin(deliveries, slots),
@@ -193,6 +197,17 @@ impl Slots {
                 "left running for the next start"
             );
         }
+    }
+
+    /// All slots that are free, as soon as there is one and the engine answers: what is not taken
+    /// while it is away uses up no attempt.
+    async fn ready_slots(&mut self) -> Vec<OwnedSemaphorePermit> {
+        let slots = self.free_slots().await;
+        while let Err(error) = self.engine.ping().await {
+            tracing::warn!(%error, "waiting for the Docker engine");
+            sleep(TROUBLE_DELAY).await;
+        }
+        slots
     }
 
     /// All slots that are free, as soon as there is one.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::message::Message;
 
-use crate::outcome::Outcome;
+use crate::outcome::{Obstacle, Outcome};
 pub(crate) use leases::LeaseState;
 
 /// The first wait after a report that could not be sent; it doubles with every attempt.
@@ -24,9 +24,16 @@ const REPORT_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
 /// attempts are telling enough.
 const STATUS_ATTEMPTS_BEFORE_MAIL: u32 = 4;
 
-const SCHEMA: &str = "
-    PRAGMA journal_mode = WAL;
-    PRAGMA synchronous = FULL;
+const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+
+/// What each version of the database brought, in order. The database's `user_version` says how
+/// many of them it has seen.
+const MIGRATIONS: [&str; 2] = [
+    FIRST,
+    "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
+];
+
+const FIRST: &str = "
     CREATE TABLE IF NOT EXISTS builds (
         id             TEXT PRIMARY KEY,
         message        TEXT NOT NULL,
@@ -46,6 +53,11 @@ const SCHEMA: &str = "
         attempts INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (build_id, kind)
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS leases (
+        build_id TEXT PRIMARY KEY,
+        token    TEXT,
+        lost_ms  INTEGER
+    ) STRICT;
 ";
 
 /// All that is known of one build.
@@ -57,6 +69,8 @@ pub struct Build {
     pub commit: Option<CommitSha>,
     /// When a worker first took it up.
     pub started_at: SystemTime,
+    /// Whether its hook was started, or was about to be.
+    pub hook_started: bool,
     /// How and when it ended.
     pub finished: Option<Finished>,
     /// Why its status could not be posted, if it could not.
@@ -114,8 +128,21 @@ pub(crate) struct DueReport {
 
 /// The records could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("the build records: {0}")]
-pub struct RecordError(#[from] rusqlite::Error);
+pub enum RecordError {
+    /// SQLite says why.
+    #[error("the build records: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A newer version of this program has written them.
+    #[error("the build records are of a newer version of this program ({0})")]
+    Newer(u32),
+}
+
+/// What is not noted must not happen: a hook whose start cannot be noted waits.
+impl From<RecordError> for Obstacle {
+    fn from(error: RecordError) -> Self {
+        Self::Transient(error.to_string())
+    }
+}
 
 type Result<T, E = RecordError> = std::result::Result<T, E>;
 
@@ -127,11 +154,11 @@ impl Records {
     /// Opens the records in this directory, which must exist.
     ///
     /// # Errors
-    /// The file cannot be opened, or is no database of this program.
+    /// The file cannot be opened, or is no database of this program or of an older one.
     pub fn open(data_dir: &Path) -> Result<Self> {
-        let connection = Connection::open(data_dir.join("builds.db"))?;
-        connection.execute_batch(SCHEMA)?;
-        connection.execute_batch(leases::SCHEMA)?;
+        let mut connection = Connection::open(data_dir.join("builds.db"))?;
+        connection.execute_batch(DURABLE)?;
+        migrate(&mut connection)?;
         Ok(Self(Arc::new(Mutex::new(connection))))
     }
 
@@ -169,6 +196,15 @@ impl Records {
         self.change(
             "UPDATE builds SET commit_sha = ?2 WHERE id = ?1",
             (id.to_string(), commit.to_string()),
+        )
+        .await
+    }
+
+    /// Notes that a build's hook is about to start.
+    pub(crate) async fn hook_starts(&self, id: BuildId) -> Result<()> {
+        self.change(
+            "UPDATE builds SET hook_started_ms = ?2 WHERE id = ?1",
+            (id.to_string(), to_ms(SystemTime::now())),
         )
         .await
     }
@@ -323,6 +359,19 @@ impl Records {
     }
 }
 
+fn migrate(db: &mut Connection) -> Result<()> {
+    let seen: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if seen > MIGRATIONS.len() as u32 {
+        return Err(RecordError::Newer(seen));
+    }
+    let transaction = db.transaction()?;
+    for migration in &MIGRATIONS[seen as usize..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
+    Ok(transaction.commit()?)
+}
+
 /// How long to wait after this many attempts that failed before.
 fn backoff(attempts: u32) -> Duration {
     let factor = 2u32.saturating_pow(attempts);
@@ -356,6 +405,7 @@ fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
         request: message.into_request(),
         commit: commit.and_then(|sha| sha.parse().ok()),
         started_at: from_ms(row.get("started_ms")?),
+        hook_started: row.get::<_, Option<i64>>("hook_started_ms")?.is_some(),
         finished: match finished_ms {
             None => None,
             Some(ms) => Some(Finished {
@@ -429,6 +479,31 @@ mod tests {
         let build = again.begin(&request).await.expect("begun");
         assert_eq!(build.request, request);
         assert_eq!(build.finished.expect("finished").outcome, outcome);
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_was_started_is_remembered() {
+        let (_directory, records) = records();
+        let request = request("main");
+        assert!(!records.begin(&request).await.expect("begun").hook_started);
+        records.hook_starts(request.id).await.expect("noted");
+        assert!(records.begin(&request).await.expect("begun").hook_started);
+    }
+
+    #[test]
+    fn records_of_the_first_version_are_taken_over_and_those_of_a_newer_one_refused() {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("builds.db");
+        let old = Connection::open(&file).expect("opened");
+        old.execute_batch(FIRST).expect("made");
+        old.execute("INSERT INTO leases (build_id, token) VALUES ('a', 'b')", [])
+            .expect("filled");
+        drop(Records::open(directory.path()).expect("taken over"));
+        drop(Records::open(directory.path()).expect("opened again"));
+
+        old.pragma_update(None, "user_version", 99).expect("newer");
+        let refused = Records::open(directory.path()).expect_err("refused");
+        assert!(matches!(refused, RecordError::Newer(99)), "{refused}");
     }
 
     #[tokio::test]

@@ -7,14 +7,6 @@ use shared::build::{BuildId, BuildRequest};
 
 use super::{Records, Result, from_ms, read_build, to_ms};
 
-pub(super) const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS leases (
-        build_id TEXT PRIMARY KEY,
-        token    TEXT,
-        lost_ms  INTEGER
-    ) STRICT;
-";
-
 /// What became of a build's lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseState {

@@ -24,6 +24,7 @@ pub(crate) fn build() -> Build {
                 .expect("sha"),
         ),
         started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_834_400),
+        hook_started: true,
         finished: None,
         status_problem: None,
     }
