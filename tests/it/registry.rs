@@ -93,7 +93,8 @@ async fn a_hook_pushes_and_pulls_without_logging_in() {
 #[tokio::test]
 async fn compose_and_buildx_are_logged_in_too() {
     let mut registered = Registered::start(USER, PASSWORD).await;
-    let (base, made) = (registered.image("app:1"), registered.image("made:1"));
+    let [base, by_buildx, made] =
+        ["app:1", "by-buildx:1", "made:1"].map(|name| registered.image(name));
     let services = format!("services:\n  made: {{ image: '{made}', build: . }}\n");
     let (repo, sha) = TestRepo::with_files(&[
         ("README.md", "hello\n"),
@@ -106,15 +107,16 @@ async fn compose_and_buildx_are_logged_in_too() {
     let fixture = Fixture::hosting(repo, sha).await;
     let hook = format!(
         "set -eu; ( {PUSH_AND_PULL} && docker rmi {base} ) >/dev/null
-        docker buildx build --quiet --pull . >/dev/null && echo built
+        docker buildx build --quiet --pull --tag {by_buildx} --push . >/dev/null && echo pushed
         docker compose --progress quiet build --pull && docker compose --progress quiet push
         docker rmi {made} >/dev/null
-        docker-compose --progress quiet pull && docker image inspect --format '{{{{.RepoTags}}}}' {made}"
+        docker-compose --progress quiet pull
+        docker image inspect --format '{{{{.RepoTags}}}}' {made}"
     );
     let setup = registered.used_by(fixture.setup(&hook), PASSWORD);
     let built = fixture.run(setup).await;
     built.assert_passed();
-    assert_eq!(built.log, format!("built\n[{made}]\n"));
+    assert_eq!(built.log, format!("pushed\n[{made}]\n"));
 }
 
 #[tokio::test]
