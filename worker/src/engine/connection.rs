@@ -189,8 +189,12 @@ impl Mismatch {
 
 /// What TLS has to say of a failed call, wherever it stands among the causes.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {
-    std::iter::successors(error.source(), |cause| next_cause(*cause))
-        .find_map(|cause| cause.downcast_ref())
+    let first: Option<&(dyn StdError + 'static)> = match error {
+        // This one passes itself over as well.
+        Error::IOError { err } => Some(err),
+        other => other.source(),
+    };
+    std::iter::successors(first, |cause| next_cause(*cause)).find_map(|cause| cause.downcast_ref())
 }
 
 /// An I/O error passes over the error that it wraps when it is asked for its source.
