@@ -214,6 +214,8 @@ async fn a_user_other_than_root_is_logged_in() {
         let built = fixture.run(setup.env("BUILD_IMAGE", build_image)).await;
         built.assert_passed();
         assert_eq!(built.log, format!("{image}\n{image}\n"), "{user}");
+        // The next one is another image, and this one would lose its name.
+        docker(&["rmi", &image]).await;
     }
 }
 
