@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -87,6 +88,14 @@ impl BuildId {
     /// Starts with a letter: compose allows a digit, tools that read the name may not.
     pub fn compose_project(&self) -> String {
         format!("ci-{}", self.0.simple())
+    }
+
+    /// The time, less up to a quarter of it that differs from build to build, so that what many of
+    /// them do every so often does not coincide.
+    pub fn jittered(&self, time: Duration) -> Duration {
+        let (_, low) = self.0.as_u64_pair();
+        let place = f64::from(low as u32) / f64::from(u32::MAX);
+        time.mul_f64(1.0 - place / 4.0)
     }
 }
 
@@ -341,6 +350,20 @@ mod tests {
             BuildId::from_delivery("other")
         );
         assert_ne!(BuildId::random(), BuildId::random());
+    }
+
+    #[test]
+    fn the_builds_times_spread_over_a_quarter() {
+        let minute = Duration::from_secs(60);
+        let times: Vec<_> = (0..100)
+            .map(|_| BuildId::random().jittered(minute))
+            .collect();
+        let (least, most) = (times.iter().min(), times.iter().max());
+        assert!(least >= Some(&(minute * 3 / 4)) && most <= Some(&minute));
+        assert!(
+            most.zip(least)
+                .is_some_and(|(most, least)| *most - *least > minute / 10)
+        );
     }
 
     #[test]

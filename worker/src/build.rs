@@ -33,6 +33,9 @@ const EXIT_DELAY: Duration = Duration::from_secs(2);
 /// over: until then nobody but the engine can tell how the build goes.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(60);
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a container still runs whose output is listened to: a connection
+/// may die without a sign.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the engine may take to hand over a log that is complete.
 const LOG_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
@@ -59,6 +62,17 @@ pub struct Builder {
 
 /// The engine's answer that a container has ended.
 type Exit = AbortOnDropHandle<Result<(), EngineError>>;
+
+/// How it ended that a hook was listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// The output has ended.
+    All,
+    /// The container has ended, and its output did not say so.
+    Cut,
+    /// The hook was stopped at its deadline.
+    TimedOut,
+}
 
 /// A container whose hook has started, and may have ended.
 struct Started {
@@ -221,11 +235,12 @@ impl Builder {
         loop {
             let exit = self.wait_beside(&started.name);
             let recorded = self.record(&started.name, &path, &mut output, deadline);
-            let timed_out = match recorded.await {
-                Ok(timed_out) => timed_out,
+            let heard = match recorded.await {
+                Ok(heard) => heard,
                 Err(error) => return self.without_log(&started.name, &error).await,
             };
-            let cut = broke(exit).await;
+            let cut = heard == Heard::Cut || broke(exit).await;
+            let timed_out = heard == Heard::TimedOut;
             match self.ending(&started.name, timed_out, deadline).await {
                 Ok(Some(ending)) => {
                     if from_log || cut {
@@ -257,7 +272,7 @@ impl Builder {
         AbortOnDropHandle::new(tokio::spawn(async move { engine.wait(&name).await }))
     }
 
-    /// Records what the hook writes until it ends, and stops it at its deadline. True if it had to.
+    /// Records what the hook writes until it ends, and stops it at its deadline.
     ///
     /// # Errors
     /// The log cannot be written.
@@ -267,11 +282,11 @@ impl Builder {
         path: &Path,
         output: &mut impl Output,
         deadline: Instant,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Heard> {
         let mut recorder = self.recorder(path)?;
-        let timed_out = self.drain(name, &mut recorder, output, deadline).await;
+        let heard = self.drain(name, &mut recorder, output, deadline).await;
         finish(recorder, name).await;
-        Ok(timed_out)
+        Ok(heard)
     }
 
     /// Records once more the log that was followed while the container ran, now that the engine
@@ -303,16 +318,40 @@ impl Builder {
         recorder: &mut Recorder,
         output: &mut impl Output,
         deadline: Instant,
-    ) -> bool {
-        let Err(_elapsed) = timeout_at(deadline, recorder.take(output)).await else {
-            return false;
-        };
+    ) -> Heard {
+        tokio::select! {
+            taken = timeout_at(deadline, recorder.take(output)) => if taken.is_ok() {
+                return Heard::All;
+            },
+            () = self.ended_unheard(name) => return Heard::Cut,
+        }
+        if self.has_ended(name).await {
+            return Heard::Cut;
+        }
         let last_words = timeout(STOP_GRACE + EXIT_DELAY, recorder.take(output));
         let (stopped, _) = tokio::join!(self.engine.stop(name, STOP_GRACE), last_words);
         if let Err(error) = stopped {
             tracing::warn!(build = name, %error, "a build that ran out of time cannot be stopped");
         }
-        true
+        Heard::TimedOut
+    }
+
+    /// Returns when the container had ended a while ago.
+    async fn ended_unheard(&self, name: &str) {
+        let mut looks_ended = false;
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let ended = self.has_ended(name).await;
+            if ended && looks_ended {
+                return tracing::warn!(build = name, "lost the output of a build that has ended");
+            }
+            looks_ended = ended;
+        }
+    }
+
+    async fn has_ended(&self, name: &str) -> bool {
+        let found = self.engine.inspect(name).await;
+        found.is_ok_and(|container| container.phase == Phase::Exited)
     }
 
     /// How the container ended; nothing if it still runs.

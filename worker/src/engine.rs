@@ -24,6 +24,8 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use secrecy::ExposeSecret;
 use shared::config::{ConfigError, EngineConfig, RegistryLogin};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 pub use self::connection::Mismatch;
 
@@ -131,7 +133,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Gone`].
     pub(crate) async fn ping(&self) -> Result<()> {
-        let answer = tokio::time::timeout(PING_DEADLINE, self.docker.ping()).await;
+        let answer = timeout(PING_DEADLINE, self.docker.ping()).await;
         let answer = answer.map_err(|_| EngineError::Gone("it hangs".into()))?;
         Ok(answer.map(drop)?)
     }
@@ -188,10 +190,17 @@ impl Engine {
             .path(directory)
             .build();
         let patient = self.docker.clone().with_timeout(TRANSFER_DEADLINE);
+        let (moves, moved) = watch::channel(());
+        let tar = tar.inspect(move |_| {
+            moves.send_replace(());
+        });
         let body = bollard::body_try_stream(tar);
-        Ok(patient
-            .upload_to_container(container, Some(options), body)
-            .await?)
+        tokio::select! {
+            answer = patient.upload_to_container(container, Some(options), body) => Ok(answer?),
+            () = stall(moved) => Err(EngineError::Gone(format!(
+                "it took nothing of an upload for {CALL_DEADLINE:?}"
+            ))),
+        }
     }
 
     /// Whether there is something at this path in a container, running or not. This costs the
@@ -388,11 +397,20 @@ fn frames(output: impl Stream<Item = Result<LogOutput, Error>> + Send + 'static)
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T> {
-    match tokio::time::timeout(CALL_DEADLINE, call).await {
+    match timeout(CALL_DEADLINE, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(EngineError::Gone(format!(
             "no answer for {CALL_DEADLINE:?}"
         ))),
+    }
+}
+
+/// Returns once nothing has moved for the time that a call may take, or that long after the end of
+/// what moves.
+async fn stall(mut moved: watch::Receiver<()>) {
+    while let Ok(Ok(())) = timeout(CALL_DEADLINE, moved.changed()).await {}
+    if moved.has_changed().is_err() {
+        sleep(CALL_DEADLINE).await;
     }
 }
 

@@ -2,7 +2,6 @@
 //! delivery of a build is worked on at a time.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,9 +17,6 @@ pub(crate) const LEASE: Duration = Duration::from_secs(5 * 60);
 const HEARTBEATS: u32 = 4;
 /// The longest time between two heartbeats.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
-/// By so much of itself at most a build's heartbeat is faster, so that those of many do not
-/// coincide.
-const HEARTBEAT_SPREAD: f64 = 0.25;
 /// After a failed heartbeat the next one does not wait for its turn.
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(5);
 /// By so much a build is stopped before its lease ends: for its hook to end, and because the queue
@@ -73,11 +69,7 @@ where
 
 /// How long to wait before a lease is extended of which so much is left.
 fn heartbeat(build: BuildId, left: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    build.hash(&mut hasher);
-    let place = hasher.finish() as f64 / u64::MAX as f64;
-    let longest = (left / HEARTBEATS).min(HEARTBEAT_MAX);
-    longest.mul_f64(1.0 - HEARTBEAT_SPREAD * place)
+    build.jittered((left / HEARTBEATS).min(HEARTBEAT_MAX))
 }
 
 /// Who may work on which build. A standard queue of SQS may deliver a message twice, and keeps

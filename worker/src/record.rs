@@ -320,7 +320,7 @@ impl Records {
         attempts: u32,
         wait: Option<Duration>,
     ) -> Result<()> {
-        let due = SystemTime::now() + wait.unwrap_or_else(|| backoff(attempts));
+        let due = SystemTime::now() + wait.unwrap_or_else(|| id.jittered(backoff(attempts)));
         self.change(
             "UPDATE outbox SET due_ms = ?3 WHERE build_id = ?1 AND kind = ?2",
             (id.to_string(), report.as_str(), to_ms(due)),
