@@ -96,7 +96,7 @@ impl Mailer {
     ///
     /// # Errors
     /// See [`MailError`]. The mail may have arrived all the same when the server's last answer
-    /// was lost; its `Message-ID` is the same in every attempt.
+    /// was lost; its `Message-ID` is the same in every attempt, except that SES gives each its own.
     pub async fn send(
         &self,
         build: &Build,

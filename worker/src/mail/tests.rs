@@ -4,12 +4,16 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// The same numbers in every run; their upper bits cannot be compressed.
+pub(super) fn noise() -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(1u64), |n| {
+        Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1))
+    })
+}
+
 /// Lines that compress badly, as many as asked for.
 pub(super) fn long_log(lines: usize) -> String {
-    let random = std::iter::successors(Some(1u64), |n| {
-        Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1))
-    });
-    random
+    noise()
         .take(lines)
         .map(|n| format!("{n:016x}{:016x}\n", n.rotate_left(17)))
         .collect()

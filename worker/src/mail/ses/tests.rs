@@ -12,7 +12,7 @@ use shared::config::{MailConfig, MailOn, SmtpConfig, SmtpTls};
 use super::*;
 use crate::mail::excerpt::ATTACHMENT_MAX_BYTES;
 use crate::mail::message::Addresses;
-use crate::mail::tests::{log_file, long_log};
+use crate::mail::tests::{log_file, long_log, noise};
 use crate::mail::{Mailer, Post, Transport};
 use crate::outcome::Outcome;
 use crate::render::MailContext;
@@ -116,11 +116,8 @@ async fn ses_gets_the_message_that_a_mail_server_would_get() {
 #[tokio::test]
 async fn the_largest_message_stays_below_the_limit_of_ses() {
     let aws = verified().await;
-    let noise = std::iter::successors(Some(1u64), |n| {
-        Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1))
-    });
     let nearly = ATTACHMENT_MAX_BYTES - 10_000;
-    let mut content: Vec<u8> = noise.map(|n| (n >> 56) as u8).take(2 * nearly).collect();
+    let mut content: Vec<u8> = noise().map(|n| (n >> 56) as u8).take(2 * nearly).collect();
     let coloured = "\x1b[31mä\x1b[32m\x1b[1mö".repeat(20) + "\n";
     content.extend(coloured.repeat(200).bytes());
     let (_dir, log) = log_file(&content);
