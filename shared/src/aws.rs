@@ -8,8 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use aws_config::SdkConfig;
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{AppName, BehaviorVersion, Region};
 use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
@@ -20,6 +24,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client, connect};
 use hyper_util::rt::TokioExecutor;
+use tokio::sync::OnceCell;
 
 use crate::config::ConfigError;
 use crate::tls;
@@ -37,13 +42,63 @@ pub async fn sdk_config(
     region: Option<&str>,
     ca_bundle: Option<&Path>,
 ) -> Result<SdkConfig, ConfigError> {
+    let region = region.map(|region| Region::new(region.to_owned()));
+    let http_client = http_client(ca_bundle)?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .app_name(AppName::new("compose-ci").expect("letters and a hyphen"))
-        .http_client(http_client(ca_bundle)?);
+        .credentials_provider(Credentials::new(region.clone(), http_client.clone()))
+        .http_client(http_client);
     if let Some(region) = region {
-        loader = loader.region(Region::new(region.to_owned()));
+        loader = loader.region(region);
     }
     Ok(loader.load().await)
+}
+
+/// Those of the environment, or else what the SDK finds. It would look into the environment first
+/// as well, but not before it has made the clients for all other places: for a Lambda, whose
+/// credentials are always there, that is a seventh of its start.
+#[derive(Debug)]
+struct Credentials {
+    region: Option<Region>,
+    http_client: SharedHttpClient,
+    elsewhere: OnceCell<DefaultCredentialsChain>,
+}
+
+impl Credentials {
+    fn new(region: Option<Region>, http_client: SharedHttpClient) -> Self {
+        Self {
+            region,
+            http_client,
+            elsewhere: OnceCell::new(),
+        }
+    }
+
+    async fn find(&self) -> provider::Result {
+        let environment = EnvironmentVariableCredentialsProvider::new();
+        match environment.provide_credentials().await {
+            Err(CredentialsError::CredentialsNotLoaded(_)) => {
+                let chain = self.elsewhere.get_or_init(|| self.chain()).await;
+                chain.provide_credentials().await
+            }
+            found => found,
+        }
+    }
+
+    async fn chain(&self) -> DefaultCredentialsChain {
+        let config = ProviderConfig::default().with_http_client(self.http_client.clone());
+        let mut chain = DefaultCredentialsChain::builder().configure(config);
+        chain.set_region(self.region.clone());
+        chain.build().await
+    }
+}
+
+impl ProvideCredentials for Credentials {
+    fn provide_credentials<'a>(&'a self) -> provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        provider::future::ProvideCredentials::new(self.find())
+    }
 }
 
 /// Whether an error comes from there being no credentials, or none that can be used.

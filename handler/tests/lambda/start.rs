@@ -2,11 +2,13 @@
 
 #![expect(clippy::disallowed_types, reason = "it starts the program")]
 
+use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
 use harness::{Process, listening_address};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -69,7 +71,8 @@ async fn what_it_logs_is_one_json_object_a_line() {
         let event = Front::HttpApi.event(&delivery(&body, secret), false);
         function.invoke(&event).await;
     }
-    let output = function.output();
+    let complete = |log: &str| log.contains("refused").then(|| log.to_owned());
+    let output = function.wait_for_log(complete).await;
     let lines: Vec<Value> = output
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
@@ -81,14 +84,18 @@ async fn what_it_logs_is_one_json_object_a_line() {
 }
 
 #[tokio::test]
-async fn elsewhere_it_listens_on_a_port() {
+async fn elsewhere_it_listens_on_a_port_and_finds_its_credentials_as_the_aws_cli() {
     let sqs = Sqs::start().await;
+    let mut credentials = NamedTempFile::new().expect("a temporary file");
+    let profile = "[default]\naws_access_key_id=an-id\naws_secret_access_key=a-secret\n";
+    let written = credentials.write_all(profile.as_bytes());
+    written.expect("it can be written");
+    let path = credentials.path().display().to_string();
     let mut variables = sqs.variables();
     variables.extend([
         ("BIND", "127.0.0.1".to_owned()),
         ("PORT", "0".to_owned()),
-        ("AWS_ACCESS_KEY_ID", "an-id".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "a-secret".to_owned()),
+        ("AWS_SHARED_CREDENTIALS_FILE", path),
         ("AWS_REGION", harness::REGION.to_owned()),
     ]);
     let mut process = process(&variables);

@@ -1,8 +1,9 @@
-//! The least that a function in Rust can do, which `tests/bench/lambda` compares the handler to.
+//! The least that a function in Rust can do, as the documentation of `lambda_http` writes it, which
+//! `tests/bench/lambda` compares the handler to.
 
 use lambda_http::{Error, Request, service_fn};
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main]
 async fn main() -> Result<(), Error> {
     lambda_http::run(service_fn(hello)).await
 }

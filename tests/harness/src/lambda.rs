@@ -30,6 +30,9 @@ const INIT_DEADLINE: Duration = Duration::from_secs(10);
 /// The timeout of the function: that of API Gateway's HTTP APIs is no longer either.
 const INVOCATION_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a line may take from the function to its test.
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The path of everything in the runtime API, by the page "Using the Lambda runtime API".
 const RUNTIME_API: &str = "/2018-06-01/runtime/";
 
@@ -111,6 +114,15 @@ impl LambdaHandler {
     /// What it has logged so far.
     pub fn output(&self) -> String {
         self.process.output()
+    }
+
+    /// Waits until `find` finds something in its log: what it wrote before its response may come
+    /// after it.
+    ///
+    /// # Panics
+    /// After 10 s, with its output.
+    pub async fn wait_for_log<T>(&self, find: impl Fn(&str) -> Option<T>) -> T {
+        self.process.wait_for_output(find, LOG_DEADLINE).await
     }
 
     /// Has it handle an event, and returns its response once it asks for the next event.
