@@ -16,6 +16,7 @@ export AWS_PAGER=""
 # and $bucket.
 check_aws() {
     need aws "install the AWS CLI, version 1 or 2"
+    need jq "install jq"
     [[ $stack =~ ^[a-z][a-z0-9-]{0,29}$ ]] \
         || die "STACK: must be up to 30 small letters, digits and hyphens, and begin with a letter"
     # The CLI itself reads AWS_REGION only from version 2 on.
@@ -27,19 +28,25 @@ check_aws() {
     bucket=$stack-$account-$AWS_DEFAULT_REGION
 }
 
-# stack_exists STACK
-stack_exists() { aws cloudformation describe-stacks --stack-name "$1" >/dev/null 2>&1; }
-
-# output NAME: of the stack.
-output() {
-    aws cloudformation describe-stacks --stack-name "$stack" \
-        --query "Stacks[0].Outputs[?OutputKey=='$1'].OutputValue" --output text
+# describe STACK: fails if there is no such stack; sets what `output` and `parameter` read.
+describe() {
+    if description=$(aws cloudformation describe-stacks --stack-name "$1" --output json 2>&1); then
+        return 0
+    fi
+    [[ $description == *"does not exist"* ]] || die "$description"
+    return 1
 }
 
-# parameter NAME: of the stack.
+# output NAME: of the stack that was described last; nothing if it never came to be.
+output() {
+    jq --raw-output --arg name "$1" \
+        '.Stacks[0].Outputs // [] | .[] | select(.OutputKey == $name).OutputValue' <<<"$description"
+}
+
+# parameter NAME: of the stack that was described last.
 parameter() {
-    aws cloudformation describe-stacks --stack-name "$stack" \
-        --query "Stacks[0].Parameters[?ParameterKey=='$1'].ParameterValue" --output text
+    jq --raw-output --arg name "$1" \
+        '.Stacks[0].Parameters[] | select(.ParameterKey == $name).ParameterValue' <<<"$description"
 }
 
 delete_stack() {

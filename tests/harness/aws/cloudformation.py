@@ -7,10 +7,8 @@ emulator itself, so that boto3 checks their properties against AWS's own models 
 
 import functools
 import json
-import os
 import re
 
-import boto3
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import ChangeSet, Stack
@@ -23,12 +21,14 @@ from moto.ssm.models import ssm_backends
 known = []
 
 
-def install():
+def install(aws):
+    """Extends moto; `aws` answers a client of the emulator for a service."""
     refuse_unknown_types()
     resolve_dynamic_references()
     see_references_in_sub()
     apply_change_sets()
-    resource(
+    learn = functools.partial(resource, aws)
+    learn(
         "AWS::ApiGatewayV2::Api",
         create=lambda aws, name, wanted: aws("apigatewayv2").create_api(**wanted)["ApiId"],
         update=lambda aws, id, wanted: aws("apigatewayv2").update_api(
@@ -36,7 +36,7 @@ def install():
         ),
         delete=lambda aws, id, wanted: aws("apigatewayv2").delete_api(ApiId=id),
     )
-    resource(
+    learn(
         "AWS::ApiGatewayV2::Integration",
         create=lambda aws, name, wanted: aws("apigatewayv2").create_integration(**wanted)[
             "IntegrationId"
@@ -46,19 +46,19 @@ def install():
         ),
         delete=part_of_api,
     )
-    resource(
+    learn(
         "AWS::ApiGatewayV2::Route",
         create=lambda aws, name, wanted: aws("apigatewayv2").create_route(**wanted)["RouteId"],
         update=lambda aws, id, wanted: aws("apigatewayv2").update_route(RouteId=id, **wanted),
         delete=part_of_api,
     )
-    resource(
+    learn(
         "AWS::ApiGatewayV2::Stage",
         create=lambda aws, name, wanted: aws("apigatewayv2").create_stage(**wanted)["StageName"],
         update=lambda aws, id, wanted: aws("apigatewayv2").update_stage(**wanted),
         delete=part_of_api,
     )
-    resource(
+    learn(
         "AWS::SQS::QueuePolicy",
         create=put_queue_policy,
         update=put_queue_policy,
@@ -66,19 +66,19 @@ def install():
         delete=lambda aws, id, wanted: None,
     )
     # moto knows it, but not how to change it.
-    resource(
+    learn(
         "AWS::IAM::ManagedPolicy",
         create=create_policy,
         update=change_policy,
         delete=lambda aws, id, wanted: aws("iam").delete_policy(PolicyArn=id),
     )
-    resource(
+    learn(
         "AWS::CloudWatch::Alarm",
         create=put_alarm,
         update=put_alarm,
         delete=lambda aws, id, wanted: aws("cloudwatch").delete_alarms(AlarmNames=[id]),
     )
-    resource(
+    learn(
         "AWS::AutoScaling::ScalingPolicy",
         create=put_scaling_policy,
         update=put_scaling_policy,
@@ -131,7 +131,7 @@ def without(properties, *names):
     return {name: value for name, value in properties.items() if name not in names}
 
 
-def resource(type_name, create, update, delete):
+def resource(aws, type_name, create, update, delete):
     """Makes resources of this type known: how to make one, which answers its id, and so on."""
 
     class Resource(CloudFormationModel):
@@ -151,34 +151,21 @@ def resource(type_name, create, update, delete):
 
         @classmethod
         def create_from_cloudformation_json(cls, name, wanted, account, region, **_):
-            return cls(create(clients(region), name, wanted["Properties"]))
+            return cls(create(aws, name, wanted["Properties"]))
 
         @classmethod
         def update_from_cloudformation_json(
             cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name
         ):
             wanted = cloudformation_json["Properties"]
-            update(clients(region_name), original_resource.physical_resource_id, wanted)
+            update(aws, original_resource.physical_resource_id, wanted)
             return original_resource
 
         @classmethod
         def delete_from_cloudformation_json(cls, id, wanted, account, region):
-            delete(clients(region), id, wanted["Properties"])
+            delete(aws, id, wanted["Properties"])
 
     known.append(Resource)
-
-
-def clients(region):
-    def client(service):
-        return boto3.client(
-            service,
-            region_name=region,
-            endpoint_url=f"http://127.0.0.1:{os.environ['MOTO_PORT']}",
-            aws_access_key_id="id",
-            aws_secret_access_key="secret",
-        )
-
-    return client
 
 
 def refuse_unknown_types():
@@ -202,7 +189,12 @@ def resolve_dynamic_references():
         resolve = functools.partial(
             resolved, account=resources_map._account_id, region=resources_map._region_name
         )
-        return kind, each_text(cleaned, resolve), type_name
+        cleaned = each_text(cleaned, resolve)
+        if type_name == "AWS::IAM::Role":
+            # moto keeps them as Python writes them.
+            for policy in cleaned["Properties"].get("Policies", []):
+                policy["PolicyDocument"] = json.dumps(policy["PolicyDocument"])
+        return kind, cleaned, type_name
 
     parsing.parse_resource = parse_resource
 

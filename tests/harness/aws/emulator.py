@@ -1,5 +1,5 @@
-"""AWS for tests: moto, with an SQS and an SES as strict as Amazon's, a clock that tests can move, and a
-CloudFormation that knows all that our templates use.
+"""AWS for tests: moto, with an SQS and an SES as strict as Amazon's, a clock that tests can move,
+and a CloudFormation that knows all that our templates use.
 
 Run it with the interpreter that `install` prints. The first line on standard output is
 `listening on HOST:PORT`; it ends with the process that started it.
@@ -7,14 +7,17 @@ Run it with the interpreter that `install` prints. The first line on standard ou
 `POST /control/advance/<family>/<seconds>` stops the clock of all queues whose name begins with
 `<family>-`, at the first call, and moves it. All other queues live in real time.
 `POST /control/waiting/<family>` is answered once somebody waits for a message of such a queue.
+`POST /control/resources` is answered with all that the emulator holds.
 """
 
 import functools
+import json
 import logging
 import os
 import sys
 import threading
 
+import boto3
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -22,11 +25,15 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
+import resources
 import strict_ses
 import strict_sqs
 
 # One line for each request would drown what a test says.
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+# As in src/aws.rs.
+REGION = "eu-west-1"
 
 
 def with_control(aws):
@@ -39,6 +46,9 @@ def with_control(aws):
                 done = True
             case ["", "control", "waiting", family]:
                 done = strict_sqs.receive_waits(family)
+            case ["", "control", "resources"]:
+                start_response("200 OK", [("content-type", "application/json")])
+                return [json.dumps(resources.resources(own_client)).encode()]
             case _:
                 if "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
                     extend_cloudformation()
@@ -49,12 +59,23 @@ def with_control(aws):
     return application
 
 
+def own_client(service):
+    """A client of this emulator itself."""
+    return boto3.client(
+        service,
+        region_name=REGION,
+        endpoint_url=f"http://127.0.0.1:{os.environ['MOTO_PORT']}",
+        aws_access_key_id="id",
+        aws_secret_access_key="secret",
+    )
+
+
 @functools.cache
 def extend_cloudformation():
     """Not before it is used: it loads most of moto, and that takes a second."""
     import cloudformation
 
-    cloudformation.install()
+    cloudformation.install(own_client)
 
 
 def end_with(parent):
