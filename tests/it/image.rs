@@ -10,7 +10,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::compose::with_tests;
-use crate::fixture::{DEADLINE, Fixture, REPO, host_for_containers, project, told};
+use crate::fixture::{
+    DEADLINE, Fixture, GATE, REPO, at_gate, host_for_containers, open_gate, project, told,
+};
 
 /// A container of the service. It is removed at the end.
 struct Container {
@@ -164,4 +166,34 @@ async fn the_seeds_dockerfile_adds_a_certificate_and_a_hook() {
     let client = client(Some(&certificates));
     let build = container.trigger(&fixture, &client, "https").await;
     assert_eq!(container.passed(&fixture, &build).await, "hello\n");
+}
+
+#[tokio::test]
+async fn stops_restarts_and_an_upgrade_keep_the_running_build() {
+    let (repo, sha) = TestRepo::with_files(&[("README.md", "hello\n")]);
+    let fixture = fixture(repo, sha).await;
+    let volume = format!("compose-ci-test-{}", Uuid::new_v4().simple());
+    let mut at_end = AtEnd::new();
+    at_end.docker(&["volume", "rm", "--force", &volume]);
+    let hook = format!("HOOK=echo ran; {GATE}");
+    let data = format!("{volume}:/var/lib/compose-ci");
+    let options = [
+        "--env",
+        &hook,
+        "--env",
+        "DRAIN_TIMEOUT=1s",
+        "--volume",
+        &data,
+    ];
+
+    let old = Container::run(&fixture, &test_image(), &options).await;
+    let build = old.trigger(&fixture, &client(None), "http").await;
+    at_gate(&fixture.engine, &build).await;
+    docker(&["stop", &old.name]).await;
+    docker(&["start", &old.name]).await;
+    docker(&["restart", &old.name]).await;
+    docker(&["rm", "--force", &old.name]).await;
+    let new = Container::run(&fixture, &test_image(), &options).await;
+    open_gate(&build).await;
+    assert_eq!(new.passed(&fixture, &build).await, "ran\n");
 }
