@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 
 use compose_ci_shared::variables::{GROUPS, Variable};
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
     "docs/ARCHITECTURE.md",
     "docs/OPERATIONS.md",
     "docs/SECURITY.md",
+    "infra/docker-machine.md",
+    "infra/systemd/README.md",
+    "tests/bench/README.md",
 ];
 
 #[test]
@@ -26,8 +29,17 @@ fn the_readme_has_the_table_of_all_variables() {
 #[test]
 fn links_between_documents_and_to_sources_lead_somewhere() {
     for document in DOCUMENTS {
-        for Link { text, target } in links(&root().join(document)) {
+        for Link {
+            text,
+            target,
+            section,
+        } in links(&root().join(document))
+        {
             assert!(target.exists(), "{document}: {text}: no {target:?}");
+            if let Some(section) = section {
+                let found = sections(&target).contains(&section);
+                assert!(found, "{document}: {text}: no {section} in {target:?}");
+            }
         }
     }
 }
@@ -36,7 +48,7 @@ fn links_between_documents_and_to_sources_lead_somewhere() {
 fn what_is_named_in_a_link_to_a_source_stands_in_it() {
     let mut names = 0;
     for document in DOCUMENTS {
-        for Link { text, target } in links(&root().join(document)) {
+        for Link { text, target, .. } in links(&root().join(document)) {
             let Some(path) = text
                 .strip_prefix('`')
                 .and_then(|rest| rest.strip_suffix('`'))
@@ -62,6 +74,7 @@ fn what_is_named_in_a_link_to_a_source_stands_in_it() {
 struct Link {
     text: String,
     target: PathBuf,
+    section: Option<String>,
 }
 
 /// The links of a Markdown document that stay in the repository.
@@ -71,13 +84,38 @@ fn links(document: &Path) -> Vec<Link> {
     let link = |(at, _): (usize, &str)| {
         let (_, text_of_link) = text[..at].rsplit_once('[')?;
         let (target, _) = text[at + 2..].split_once(')')?;
-        let elsewhere = target.contains("://") || target.starts_with('#');
+        let (path, section) = match target.split_once('#') {
+            Some((path, section)) => (path, Some(section.to_owned())),
+            None => (target, None),
+        };
+        let elsewhere = target.contains("://");
         (!elsewhere).then(|| Link {
             text: text_of_link.to_owned(),
-            target: folder.join(target),
+            target: match path {
+                "" => document.to_owned(),
+                path => folder.join(path),
+            },
+            section,
         })
     };
     text.match_indices("](").filter_map(link).collect()
+}
+
+/// The sections of a Markdown document, by the names that GitHub gives to links.
+fn sections(document: &Path) -> Vec<String> {
+    let text = read(document);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-');
+            let heading = line.trim_start_matches('#').trim().to_lowercase();
+            heading
+                .chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-")
+        })
+        .collect()
 }
 
 /// Whether a source has a function, type or constant of this name, or implements it.
