@@ -15,6 +15,7 @@ mod settings;
 mod remote_engine;
 mod http;
 mod sqs;
+mod aws;
 mod registry;
 mod image;
 mod own_repository;

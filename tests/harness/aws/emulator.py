@@ -47,8 +47,9 @@ def with_control(aws):
             case ["", "control", "waiting", family]:
                 done = strict_sqs.receive_waits(family)
             case ["", "control", "resources"]:
-                start_response("200 OK", [("content-type", "application/json")])
-                return [json.dumps(resources.resources(own_client)).encode()]
+                held = json.dumps(resources.resources(own_client)).encode()
+                start_response("200 OK", [("content-length", str(len(held)))])
+                return [held]
             case _:
                 if "/cloudformation/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
                     extend_cloudformation()

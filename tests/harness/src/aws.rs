@@ -1,6 +1,7 @@
 //! AWS for a test: `aws/emulator.py`, whose clock the test moves.
 
 mod ses;
+mod stack;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::process::{Process, listening_address};
+
+pub use self::stack::Stack;
 
 const EMULATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/aws/emulator.py");
 
@@ -43,7 +46,7 @@ impl Aws {
     /// # Panics
     /// When `aws/install` was not run.
     pub async fn start() -> Self {
-        let python = python();
+        let python = tools().join("python");
         assert!(
             python.exists(),
             "{} is missing: run tests/harness/aws/install",
@@ -192,11 +195,11 @@ impl Aws {
     }
 }
 
-/// The interpreter that `aws/install` installs.
-fn python() -> PathBuf {
+/// The directory of the programs that `aws/install` installs.
+fn tools() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME")
         .or_else(|| Some(variable("HOME")?.join(".cache")))
         .expect("HOME is set");
-    cache.join("compose-ci/aws-tests/bin/python")
+    cache.join("compose-ci/aws-tests/bin")
 }

@@ -21,7 +21,7 @@ mod engine_proxy;
 mod remote_engine;
 mod one_box;
 
-pub use self::aws::{Aws, Queues, REGION};
+pub use self::aws::{Aws, Queues, REGION, Stack};
 pub use self::certificates::{Certificates, MachineCertificates};
 pub use self::docker::{AtEnd, docker};
 pub use self::engine::{Engine, Snapshot, test_image};
