@@ -36,6 +36,7 @@ pub fn text() -> String {
         let mark = if *secret { "* " } else { "" };
         let default = match *name {
             "QUEUE_URL" => "required",
+            "GITHUB_TOKEN" => "required without WEBHOOK_SECRET",
             _ => default,
         };
         let _ = writeln!(text, "  {name:<15} {mark}{meaning} [{default}]");
