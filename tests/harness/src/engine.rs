@@ -18,7 +18,7 @@ type Filters = HashMap<String, Vec<String>>;
 /// The image that the tests' builds run in, unless `COMPOSE_CI_TEST_IMAGE` names another.
 const BUILD_IMAGE: &str = "compose-ci:local";
 
-/// How long an engine that is reached by TLS may take to answer.
+/// How long an engine that is not that of the other tests may take to answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The image for the containers of tests: it exists on the engine and has the hook's tools.
@@ -59,6 +59,14 @@ impl Engine {
             API_DEFAULT_VERSION,
         );
         Self::of(docker.expect("the certificates can be read")).await
+    }
+
+    /// Connects to the engine at this socket.
+    pub(crate) async fn connect_with_socket(path: &Path) -> Self {
+        let timeout_s = CALL_TIMEOUT.as_secs();
+        let path = path.to_str().expect("a path of a test is text");
+        let docker = Docker::connect_with_unix(path, timeout_s, API_DEFAULT_VERSION);
+        Self::of(docker.expect("the path can be understood")).await
     }
 
     async fn of(docker: Docker) -> Self {

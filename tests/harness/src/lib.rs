@@ -18,7 +18,10 @@ mod lambda;
 mod engine;
 mod docker;
 mod engine_proxy;
+mod machine;
 mod remote_engine;
+mod private_engine;
+mod fault_proxy;
 mod one_box;
 
 pub use self::aws::{Aws, Queues, REGION, Stack};
@@ -26,6 +29,7 @@ pub use self::certificates::{Certificates, MachineCertificates};
 pub use self::docker::{AtEnd, docker};
 pub use self::engine::{Engine, Snapshot, test_image};
 pub use self::engine_proxy::EngineProxy;
+pub use self::fault_proxy::{FaultProxy, NetworkFault, Upstream};
 pub use self::git::TestRepo;
 pub use self::github::{
     CommitState, Endpoint, Fault, GitHub, Host, Request, Settings, Status, TOKEN,
@@ -33,6 +37,7 @@ pub use self::github::{
 pub use self::lambda::LambdaHandler;
 pub use self::one_box::{Answer, OneBox, Setup, WEBHOOK_SECRET};
 pub use self::payload::{Push, sign};
+pub use self::private_engine::PrivateEngine;
 pub use self::process::{Process, listening_address};
 pub use self::registry::Registry;
 pub use self::remote_engine::RemoteEngine;

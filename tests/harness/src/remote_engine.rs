@@ -1,42 +1,22 @@
 //! A Docker engine on another machine, as docker-machine leaves one: TCP, and TLS on both sides.
 //!
-//! Namespaces of the kernel stand for the machine: a network, processes and mounts of its own, with
-//! an empty `/run` and an empty `/var/lib/docker` in memory. Nothing of it is seen by the engine
-//! that the other tests run on, whose bridge and firewall a second engine beside it would take
-//! away, and nothing is left when its first process ends. What it shares with this machine is the
-//! one socket that it listens on, which is handed to it as systemd would do it.
+//! What it shares with this machine is the one socket that it listens on, which is handed to it as
+//! systemd would do it.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::certificates::MachineCertificates;
 use crate::engine::Engine;
+use crate::machine::{copy_image, machine};
 use crate::process::Process;
-
-/// Dies with the thread that started it, and takes with it all that runs on the machine.
-const MACHINE: [&str; 11] = [
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    "unshare",
-    "--mount",
-    "--net",
-    "--pid",
-    "--mount-proc",
-    "--fork",
-    "--kill-child",
-    "--",
-];
 
 /// The socket comes as standard input, the only one that survives all that stands before, and is
 /// the first of `LISTEN_FDS`.
 const ENGINE: &str = r#"
-mkdir -p /var/lib/docker
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /var/lib/docker
 exec 3<&0 </dev/null
 LISTEN_FDS=1 LISTEN_PID=$$ exec dockerd \
     --host fd:// --host unix:///run/docker.sock \
@@ -66,9 +46,7 @@ impl RemoteEngine {
         let certificates = MachineCertificates::new();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
-        let mut command = Command::new(MACHINE[0]);
-        command.args(&MACHINE[1..]).args(["sh", "-ec", ENGINE]);
-        command.arg(certificates.dir());
+        let command = machine(ENGINE, certificates.dir());
         let process = Process::start_with_input(command, OwnedFd::from(listener));
         let ready = |printed: &str| printed.contains(READY).then_some(());
         process.wait_for_output(ready, START_DEADLINE).await;
@@ -99,22 +77,12 @@ impl RemoteEngine {
     /// # Panics
     /// When that engine has none of this name.
     pub async fn load(&self, image: &str) {
-        let mut save = Command::new("docker");
-        let mut save = save.args(["save", image]).stdout(Stdio::piped()).spawn();
-        let save = save.as_mut().expect("the docker CLI is installed");
-        let mut load = Command::new("docker");
-        load.arg("load")
-            .env("DOCKER_HOST", self.docker_host())
-            .env("DOCKER_TLS_VERIFY", "1")
-            .env("DOCKER_CERT_PATH", self.cert_path())
-            .stdin(save.stdout.take().expect("it is piped"));
-        let loaded = tokio::process::Command::from(load).output().await;
-        let loaded = loaded.expect("the docker CLI is installed");
-        let saved = save.wait().expect("it was started");
-        let said = String::from_utf8_lossy(&loaded.stderr);
-        assert!(
-            saved.success() && loaded.status.success(),
-            "{image}: {said}"
-        );
+        let host = self.docker_host();
+        let engine = [
+            ("DOCKER_HOST", OsStr::new(&host)),
+            ("DOCKER_TLS_VERIFY", OsStr::new("1")),
+            ("DOCKER_CERT_PATH", self.cert_path().as_os_str()),
+        ];
+        copy_image(image, &engine).await;
     }
 }

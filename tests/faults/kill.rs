@@ -1,0 +1,150 @@
+//! The worker is killed (SIGKILL), and started again on the same data.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::future::join_all;
+use harness::{Engine, OneBox, Setup, SinkOptions, SmtpSink};
+use tokio::time::sleep;
+
+use crate::plan::Budget;
+use crate::points::{EngineEvents, POINTS, Point, View};
+use crate::row::Seen;
+use crate::world::{Bench, Build, DEADLINE, Tally, World};
+
+/// So many points are worked on at a time.
+const LANES: usize = 2;
+/// The process dies so long after the point at most: what follows it takes a few milliseconds.
+const AFTER_POINT_MAX_US: u64 = 4000;
+/// A process lives for so long at most between two kills at random.
+const LIFE_MAX_MS: u64 = 1800;
+/// So many builds at least wait or run when a process is killed at random.
+const UNDER_WAY: usize = 8;
+/// How long those may take at the end that were held up again and again.
+const BACKLOG_DEADLINE: Duration = Duration::from_secs(180);
+
+/// Kills at points that can be seen from outside.
+pub(crate) async fn at_points(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
+    let mut points = POINTS.repeat(budget.times(10));
+    dice.shuffle(&mut points);
+    let engine = bench.engine.connect().await;
+    let share = points.len().div_ceil(LANES);
+    let lanes = points
+        .chunks(share)
+        .map(|points| kill_at_each(bench, &engine, points, budget, dice.fork()));
+    let mut tally = Tally::default();
+    for lane in join_all(lanes).await {
+        tally.add(lane);
+    }
+    let kinds = POINTS.len();
+    let did = format!(
+        "{} of {} kills at {kinds} points",
+        tally.builds(),
+        points.len()
+    );
+    Seen::of(did, tally)
+}
+
+async fn kill_at_each(
+    bench: &Bench,
+    engine: &Engine,
+    points: &[(&str, Point)],
+    budget: &Budget,
+    mut dice: Rng,
+) -> Tally {
+    let world = World::new().await;
+    let events = EngineEvents::of(engine);
+    let sink = SmtpSink::start(SinkOptions::default()).await;
+    let mut service = by_mail(world.setup(bench), &sink).start().await;
+    let mut builds = Vec::new();
+    for (_, point) in points {
+        if budget.is_spent() {
+            break;
+        }
+        let mails_before = sink.mails().len();
+        let commit = world.commit(exit_code(&mut dice));
+        if point.is_while_hook_runs() {
+            bench.hooks.hold(&commit.sha);
+        }
+        let build = world.push(&service, commit).await;
+        let view = View {
+            world: &world,
+            hooks: &bench.hooks,
+            events: &events,
+            sink: &sink,
+            mails_before,
+            service: &service,
+            build: &build,
+        };
+        view.sees(*point).await;
+        sleep(Duration::from_micros(dice.u64(..AFTER_POINT_MAX_US))).await;
+        service.kill();
+        service.start_again().await;
+        bench.hooks.release(&build.commit.sha);
+        world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
+        builds.push(build);
+    }
+    judge(bench, engine, &world, service, &builds).await
+}
+
+/// Kills at any time, while several builds are under way.
+pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
+    let planned = budget.times(200);
+    let world = World::new().await;
+    let engine = bench.engine.connect().await;
+    let setup = world.setup(bench).env("CONCURRENCY", "4");
+    let mut service = setup.start().await;
+    let mut builds = Vec::new();
+    let mut kills = 0;
+    while kills < planned && !budget.is_spent() {
+        let under_way = builds
+            .iter()
+            .filter(|build| !world.has_ended(build))
+            .count();
+        for _ in under_way..UNDER_WAY {
+            let commit = world.commit(exit_code(&mut dice));
+            builds.push(world.push(&service, commit).await);
+        }
+        sleep(Duration::from_millis(dice.u64(..LIFE_MAX_MS))).await;
+        service.kill();
+        service.start_again().await;
+        kills += 1;
+    }
+    for build in &builds {
+        let sha = &build.commit.sha;
+        world.github.wait_for_end(sha, BACKLOG_DEADLINE).await;
+    }
+    let did = format!("{kills} of {planned} kills at random");
+    Seen::of(did, judge(bench, &engine, &world, service, &builds).await)
+}
+
+/// Lets everything come to rest first: what is told too much is told late.
+async fn judge(
+    bench: &Bench,
+    engine: &Engine,
+    world: &World,
+    mut service: OneBox,
+    builds: &[Build],
+) -> Tally {
+    Tally::nothing_is_left(engine, builds).await;
+    service.stop(DEADLINE).await;
+    let mut tally = Tally::default();
+    for build in builds {
+        tally.judge(world, &bench.hooks, &service, build);
+    }
+    tally
+}
+
+/// Two of three hooks pass.
+fn exit_code(dice: &mut Rng) -> u8 {
+    if dice.u8(..3) == 0 { 3 } else { 0 }
+}
+
+fn by_mail(setup: Setup, sink: &SmtpSink) -> Setup {
+    setup
+        .env("SMTP_HOST", sink.address().ip().to_string())
+        .env("SMTP_PORT", sink.address().port().to_string())
+        .env("SMTP_TLS", "none")
+        .env("SMTP_FROM", "ci@example.org")
+        .env("SMTP_TO", "team@example.org")
+}

@@ -1,0 +1,99 @@
+//! Nothing is lost: the service is broken in every way that can be thought of, and every push that
+//! it accepted must end in exactly one true final status.
+//!
+//!     cargo test --test faults              the short version
+//!     ./tests/run faults                    the long one
+//!     cargo test --test faults -- kill      the rows that have this in their name
+//!
+//! Each row is a kind of fault and prints a line. `FAULTS_SEED` throws other dice, `FAULTS_SCALE`
+//! is the share of the long version that is run.
+
+mod plan;
+mod hooks;
+mod world;
+mod row;
+mod points;
+mod kill;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+
+use crate::plan::Plan;
+use crate::row::{Row, Seen};
+use crate::world::Bench;
+
+const ROWS: [Row; 2] = [
+    Row {
+        name: "kill-at-points",
+        long: Duration::from_secs(400),
+        run: |bench, budget, dice| kill::at_points(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "kill-at-random",
+        long: Duration::from_secs(300),
+        run: |bench, budget, dice| kill::at_random(bench, budget, dice).boxed_local(),
+    },
+];
+
+#[tokio::main]
+#[expect(clippy::print_stderr, reason = "it is for whoever typed it wrong")]
+async fn main() -> ExitCode {
+    let plan = match Plan::of_this_process() {
+        Ok(plan) => plan,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&plan).await {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// Runs the rows that were asked for, one after the other; whether all bars were met.
+#[expect(clippy::print_stdout, reason = "this is the report")]
+async fn run(plan: &Plan) -> bool {
+    let rows: Vec<_> = ROWS.iter().filter(|row| plan.includes(row.name)).collect();
+    if rows.is_empty() {
+        return true;
+    }
+    println!("FAULTS_SEED={} FAULTS_SCALE={}", plan.seed, plan.scale);
+    let mut bench = Bench::new().await;
+    let mut all_met = true;
+    for row in rows {
+        let began = Instant::now();
+        let budget = plan.budget(row.long);
+        let ran = (row.run)(&mut bench, &budget, plan.dice(row.name));
+        // The panic's message, and with it the service's log, is on standard error by then.
+        let seen = AssertUnwindSafe(ran).catch_unwind().await.ok();
+        let (met, line) = report(row, seen, began.elapsed());
+        println!("{line}");
+        all_met &= met;
+    }
+    all_met
+}
+
+/// Whether the bar was met, and the row's line, with a line for each problem below it.
+fn report(row: &Row, seen: Option<Seen>, took: Duration) -> (bool, String) {
+    let seen = seen.unwrap_or_else(|| Seen {
+        did: "not done".to_owned(),
+        saw: "the row itself broke".to_owned(),
+        problems: vec!["see above".to_owned()],
+    });
+    let met = seen.problems.is_empty();
+    let verdict = if met { "ok" } else { "FAILED" };
+    let Seen { did, saw, problems } = seen;
+    let mut line = format!(
+        "{verdict:<7}{:<15} {did}: {saw} ({} s)",
+        row.name,
+        took.as_secs()
+    );
+    for problem in problems {
+        line += &format!("\n       {problem}");
+    }
+    (met, line)
+}
