@@ -6,6 +6,7 @@ use shared::queue::{Queue, QueueError};
 use shared::shutdown::Shutdown;
 use shared::telemetry;
 use worker::Worker;
+use worker::disk::Reserve;
 
 use crate::pages;
 
@@ -21,6 +22,8 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     telemetry::init(&log);
 
     let shutdown = Shutdown::on_signals()?;
+    // On a full disk the databases need it to be opened.
+    Reserve::of(&worker.data_dir).release();
     // The queue first: its lock tells a second service with the same data at once.
     let queue = Queue::open(&queue).await.map_err(unusable)?;
     let data_dir = worker.data_dir.clone();

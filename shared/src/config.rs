@@ -7,6 +7,7 @@ mod engine;
 mod registry;
 mod mail;
 mod sqs;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -27,6 +28,7 @@ pub use self::engine::EngineConfig;
 pub use self::mail::{MailConfig, MailOn, SesConfig, SmtpConfig, SmtpTls};
 pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
+pub use self::storage::StorageConfig;
 
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
 const BUILD_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60 - 60);
@@ -91,6 +93,8 @@ pub struct WorkerConfig {
     pub mail: MailConfig,
     /// Where records and logs are kept.
     pub data_dir: PathBuf,
+    /// How much room they may take up, and for how long.
+    pub storage: StorageConfig,
     /// Where people reach the log pages.
     pub public_url: Option<Url>,
     /// Builds at a time.
@@ -220,6 +224,7 @@ impl WorkerConfig {
             engine: EngineConfig::load(env)?,
             mail: MailConfig::load(env)?,
             data_dir: data_dir(env),
+            storage: StorageConfig::load(env)?,
             public_url: env.optional_with("PUBLIC_URL", http_url)?,
             concurrency: env.checked("CONCURRENCY", 2, |n| (1..=256).contains(n), "1 to 256")?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(8))?,
@@ -506,6 +511,14 @@ impl Env {
             Ok(size) if size.as_u64() > 0 => Ok(size.as_u64()),
             _ => Err("must be a size, such as 64MiB"),
         })
+    }
+
+    /// A size that may be 0.
+    fn size_or_zero(&self, name: &'static str, default: u64) -> Result<u64> {
+        match self.text(name) {
+            Some("0") => Ok(0),
+            _ => Ok(self.size(name)?.unwrap_or(default)),
+        }
     }
 
     /// A secret from the variable itself or from the file that `<name>_FILE` names.

@@ -189,6 +189,31 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        title: "What is kept, and how much of the disks is left free",
+        variables: &[
+            plain(
+                "LOG_RETENTION",
+                "90d",
+                "the log of a build is removed after this time; 0 keeps it",
+            ),
+            plain(
+                "LOG_TOTAL_LIMIT",
+                "10GiB",
+                "what all logs together may take up, the oldest go first; 0 is no limit",
+            ),
+            plain(
+                "IMAGE_RETENTION",
+                "14d",
+                "an image that the worker pulled goes so long after its last build; 0 keeps it",
+            ),
+            plain(
+                "DISK_FREE_MIN",
+                "1GiB",
+                "a build ends in an error where less is free; 0 does not look",
+            ),
+        ],
+    },
+    Group {
         title: "The Docker engine (as the docker CLI reads them)",
         variables: &[
             plain(

@@ -27,8 +27,8 @@ const CRATES: [Crate; 3] = [
     },
     Crate {
         name: "worker",
-        orchestrators: &["build", "job", "poll"],
-        steps: &["checkout", "report", "cleanup"],
+        orchestrators: &["housekeeping", "build", "job", "poll"],
+        steps: &["checkout", "report", "cleanup", "images", "retention"],
     },
 ];
 

@@ -10,6 +10,7 @@ mod mail;
 mod ses;
 mod logs;
 mod life;
+mod disk;
 mod engine;
 mod settings;
 mod remote_engine;

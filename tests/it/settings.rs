@@ -243,6 +243,12 @@ async fn help_lists_every_variable() {
         LOG_FORMAT         text or json [text]
         SSL_CERT_FILE      bundle of root certificates for outgoing HTTPS [embedded roots]
 
+      What is kept, and how much of the disks is left free
+        LOG_RETENTION      the log of a build is removed after this time; 0 keeps it [90d]
+        LOG_TOTAL_LIMIT    what all logs together may take up, the oldest go first; 0 is no limit [10GiB]
+        IMAGE_RETENTION    an image that the worker pulled goes so long after its last build; 0 keeps it [14d]
+        DISK_FREE_MIN      a build ends in an error where less is free; 0 does not look [1GiB]
+
       The Docker engine (as the docker CLI reads them)
         DOCKER_HOST        unix:// or tcp:// address of the engine [unix:///var/run/docker.sock]
         DOCKER_TLS_VERIFY  not empty: TLS with the certificates below [none]

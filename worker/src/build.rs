@@ -16,9 +16,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::checkout::checkout;
-use crate::container::{self, BUILD_LABEL, Plan};
+use crate::container::{self, BUILD_LABEL, Plan, TARBALL_DIR};
+use crate::disk::{self, DiskFull};
 use crate::engine::{Engine, EngineError, Output, Phase};
 use crate::github::Github;
+use crate::housekeeping::Housekeeper;
 use crate::log::{self, Recorder};
 use crate::mask::Secrets;
 use crate::outcome::{Ending, Obstacle, Outcome};
@@ -44,6 +46,8 @@ const LOG_PATIENCE: Duration = Duration::from_secs(5 * 60);
 pub struct Builder {
     /// The engine to build on.
     pub engine: Engine,
+    /// Who knows whether there is room.
+    pub housekeeper: Housekeeper,
     /// Where the commits come from.
     pub github: Github,
     /// What to run, and its limits.
@@ -64,7 +68,7 @@ pub struct Builder {
 type Exit = AbortOnDropHandle<Result<(), EngineError>>;
 
 /// How it ended that a hook was listened to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Heard {
     /// The output has ended.
     All,
@@ -72,12 +76,16 @@ enum Heard {
     Cut,
     /// The hook was stopped at its deadline.
     TimedOut,
+    /// The hook was stopped because a disk is full, or there was no room for its log.
+    DiskFull(DiskFull),
 }
 
 /// A container whose hook has started, and may have ended.
 struct Started {
     name: String,
     at: SystemTime,
+    /// The checkout's path on the engine's host.
+    checkout: PathBuf,
     output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, EngineError>> + Send>>,
     /// The output is the engine's log of it, not what it writes.
     from_log: bool,
@@ -94,9 +102,17 @@ impl Builder {
         commit: &CommitSha,
         build_url: Option<&str>,
     ) -> Result<Outcome, String> {
-        match self.start(request, commit, build_url).await {
+        let mut started = self.start(request, commit, build_url).await;
+        if let Err(Obstacle::DiskFull(reason)) = started {
+            tracing::warn!(build = %request.id, reason, "no room for a build; trying to make some");
+            self.housekeeper.make_room().await;
+            started = self.start(request, commit, build_url).await;
+        }
+        match started {
             Ok(started) => Ok(self.follow(request, started).await),
-            Err(Obstacle::Permanent(reason)) => Ok(Outcome::error(reason)),
+            Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
+                Ok(Outcome::error(reason))
+            }
             Err(Obstacle::Transient(reason)) => Err(reason),
         }
     }
@@ -123,12 +139,14 @@ impl Builder {
     ) -> Result<Started, Obstacle> {
         let name = request.id.to_string();
         self.check_not_interrupted(request.id).await?;
-        if !self.create(&name, request, commit, build_url).await? {
+        let (mut checkout_dir, created) = self.create(&name, request, commit, build_url).await?;
+        if !created {
             if let Some(started) = self.adopt(&name).await? {
                 return Ok(started);
             }
-            self.create(&name, request, commit, build_url).await?;
+            (checkout_dir, _) = self.create(&name, request, commit, build_url).await?;
         }
+        self.housekeeper.check_room(&checkout_dir).await?;
         checkout(&self.engine, &self.github, &request.repo, commit, &name).await?;
         // Attached before the start, so that not a byte is missing.
         let output = Box::pin(self.engine.attach(&name).await?);
@@ -137,6 +155,7 @@ impl Builder {
         Ok(Started {
             name,
             at: SystemTime::now(),
+            checkout: checkout_dir,
             output,
             from_log: false,
         })
@@ -157,14 +176,15 @@ impl Builder {
         }
     }
 
-    /// Makes the volume and the container; false if a container of this name is there already.
+    /// Makes the volume and the container, and tells the checkout's path on the engine's host; false
+    /// if a container of this name is there already.
     async fn create(
         &self,
         name: &str,
         request: &BuildRequest,
         commit: &CommitSha,
         build_url: Option<&str>,
-    ) -> Result<bool, Obstacle> {
+    ) -> Result<(PathBuf, bool), Obstacle> {
         let labels = container::labels(request.id, !self.hook.garbage_collect);
         let volume = container::volume_name(request.id);
         let checkout = self.engine.create_volume(&volume, labels).await?;
@@ -183,25 +203,33 @@ impl Builder {
             created = self.engine.create_container(name, body).await;
         }
         match created {
-            Ok(()) => Ok(true),
-            Err(EngineError::Conflict(_)) => Ok(false),
+            Ok(()) => {
+                self.records.image_used(&self.image).await?;
+                Ok((checkout, true))
+            }
+            Err(EngineError::Conflict(_)) => Ok((checkout, false)),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Fetches the build image, which is not there, and notes that it is this worker's.
     async fn pull(&self) -> Result<(), Obstacle> {
         let image = &self.image;
         let login = registry::login_for(image, self.hook.registry.as_ref());
         let pulled = self.engine.pull(image, login).await;
         pulled.map_err(|error| match error {
-            EngineError::Gone(_) => error.into(),
+            EngineError::Gone(_) | EngineError::NoSpace(_) => error.into(),
             _ => {
                 tracing::warn!(image, error = %error, "the build image cannot be pulled");
                 Obstacle::Permanent(format!(
                     "the build image {image} is not there and cannot be pulled"
                 ))
             }
-        })
+        })?;
+        if let Some(id) = self.engine.image_id(image).await? {
+            self.records.image_pulled(image, id).await?;
+        }
+        Ok(())
     }
 
     /// Takes over the container that an earlier worker started under this name; nothing if it
@@ -221,6 +249,11 @@ impl Builder {
         Ok(Some(Started {
             name: name.to_owned(),
             at: found.started_at.unwrap_or_else(SystemTime::now),
+            checkout: found
+                .mounts
+                .get(Path::new(TARBALL_DIR))
+                .cloned()
+                .unwrap_or_default(),
             output: Box::pin(self.engine.followed_log(name)),
             from_log: true,
         }))
@@ -234,7 +267,13 @@ impl Builder {
         let mut from_log = started.from_log;
         loop {
             let exit = self.wait_beside(&started.name);
-            let recorded = self.record(&started.name, &path, &mut output, deadline);
+            let recorded = self.record(
+                &started.name,
+                &started.checkout,
+                &path,
+                &mut output,
+                deadline,
+            );
             let heard = match recorded.await {
                 Ok(heard) => heard,
                 Err(error) => return self.without_log(&started.name, &error).await,
@@ -242,11 +281,14 @@ impl Builder {
             let cut = heard == Heard::Cut || broke(exit).await;
             let timed_out = heard == Heard::TimedOut;
             match self.ending(&started.name, timed_out, deadline).await {
+                Ok(Some(_)) if let Heard::DiskFull(full) = heard => {
+                    return Outcome::error(full.to_string());
+                }
                 Ok(Some(ending)) => {
                     if from_log || cut {
                         self.complete_log(&started.name, &path).await;
                     }
-                    return Outcome::of(ending, self.hook.timeout, self.hook.memory_bytes);
+                    return self.outcome(ending, &started.checkout).await;
                 }
                 // The connection to the engine broke, the container did not. The engine's own log
                 // has all of it.
@@ -265,6 +307,17 @@ impl Builder {
         }
     }
 
+    /// What the end of a hook means. A full disk may keep the wrapper from leaving the end mark.
+    async fn outcome(&self, ending: Ending, checkout: &Path) -> Outcome {
+        if !ending.marked
+            && !ending.timed_out
+            && let Err(full) = self.housekeeper.check_room(checkout).await
+        {
+            return Outcome::error(full.to_string());
+        }
+        Outcome::of(ending, self.hook.timeout, self.hook.memory_bytes)
+    }
+
     /// Waits for the container's end while its output is recorded. An output that breaks off looks
     /// like one that ends; an answer that breaks off does not.
     fn wait_beside(&self, name: &str) -> Exit {
@@ -272,21 +325,30 @@ impl Builder {
         AbortOnDropHandle::new(tokio::spawn(async move { engine.wait(&name).await }))
     }
 
-    /// Records what the hook writes until it ends, and stops it at its deadline.
+    /// Records what the hook writes until it ends, and stops it at its deadline, or when there is no
+    /// room left. A build whose log did not fit is not told as if nothing was missing.
     ///
     /// # Errors
     /// The log cannot be written.
     async fn record(
         &self,
         name: &str,
+        checkout: &Path,
         path: &Path,
         output: &mut impl Output,
         deadline: Instant,
     ) -> io::Result<Heard> {
         let mut recorder = self.recorder(path)?;
-        let heard = self.drain(name, &mut recorder, output, deadline).await;
+        let disk_full = recorder.disk_full();
+        let drained = self.drain(name, checkout, &mut recorder, output, deadline);
+        let heard = drained.await;
         finish(recorder, name).await;
-        Ok(heard)
+        Ok(match heard {
+            Heard::All | Heard::Cut if disk_full.is_cancelled() => {
+                Heard::DiskFull(DiskFull::of_data_dir())
+            }
+            heard => heard,
+        })
     }
 
     /// Records once more the log that was followed while the container ran, now that the engine
@@ -315,25 +377,30 @@ impl Builder {
     async fn drain(
         &self,
         name: &str,
+        checkout: &Path,
         recorder: &mut Recorder,
         output: &mut impl Output,
         deadline: Instant,
     ) -> Heard {
-        tokio::select! {
-            taken = timeout_at(deadline, recorder.take(output)) => if taken.is_ok() {
-                return Heard::All;
+        let log_full = recorder.disk_full();
+        let stopped_for = tokio::select! {
+            taken = timeout_at(deadline, recorder.take(output)) => match taken {
+                Ok(_) => return Heard::All,
+                Err(_elapsed) => Heard::TimedOut,
             },
             () = self.ended_unheard(name) => return Heard::Cut,
-        }
+            full = self.housekeeper.room_ends(checkout) => Heard::DiskFull(full),
+            () = log_full.cancelled() => Heard::DiskFull(DiskFull::of_data_dir()),
+        };
         if self.has_ended(name).await {
             return Heard::Cut;
         }
         let last_words = timeout(STOP_GRACE + EXIT_DELAY, recorder.take(output));
         let (stopped, _) = tokio::join!(self.engine.stop(name, STOP_GRACE), last_words);
         if let Err(error) = stopped {
-            tracing::warn!(build = name, %error, "a build that ran out of time cannot be stopped");
+            tracing::warn!(build = name, %error, "a build that has to end cannot be stopped");
         }
-        Heard::TimedOut
+        stopped_for
     }
 
     /// Returns when the container had ended a while ago.
@@ -396,7 +463,10 @@ impl Builder {
         if let Err(error) = self.engine.stop(name, STOP_GRACE).await {
             tracing::warn!(build = name, %error, "a build without a log cannot be stopped");
         }
-        Outcome::error("the log of the build cannot be written (is DATA_DIR full?)")
+        match disk::is_full(error) {
+            true => Outcome::error(DiskFull::of_data_dir().to_string()),
+            false => Outcome::error("the log of the build cannot be written"),
+        }
     }
 
     fn deadline(&self, started_at: SystemTime) -> Instant {

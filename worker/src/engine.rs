@@ -16,9 +16,9 @@ use bollard::query_parameters::{
     AttachContainerOptionsBuilder, ContainerArchiveInfoOptionsBuilder,
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder,
     ListImagesOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
-    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-    RemoveVolumeOptionsBuilder, StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
-    WaitContainerOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
+    RemoveImageOptionsBuilder, RemoveVolumeOptionsBuilder, StopContainerOptionsBuilder,
+    UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -26,6 +26,8 @@ use secrecy::ExposeSecret;
 use shared::config::{ConfigError, EngineConfig, RegistryLogin};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+
+use crate::disk;
 
 pub use self::connection::Mismatch;
 
@@ -57,6 +59,9 @@ pub enum EngineError {
     /// The engine answered that it will not, however often it is asked (4xx).
     #[error("the Docker engine refused: {0}")]
     Refused(String),
+    /// The engine answered that its disk is full.
+    #[error("disk full (no space left for the Docker engine, see docker system df: {0})")]
+    NoSpace(String),
     /// The engine answered that it could not, this time (5xx), as when its network is not up yet.
     #[error("the Docker engine failed: {0}")]
     Failed(String),
@@ -359,6 +364,29 @@ impl Engine {
             .collect())
     }
 
+    /// The images with a label that have no name, as when a newer one has taken it; by id.
+    pub(crate) async fn nameless_images(&self, label: &str) -> Result<Vec<Labelled>> {
+        let mut filters = by_label(label);
+        filters.insert("dangling", vec!["true".to_owned()]);
+        let options = ListImagesOptionsBuilder::default()
+            .filters(&filters)
+            .build();
+        let found = in_time(self.docker.list_images(Some(options))).await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|image| labelled(image.id, Some(image.labels)))
+            .collect())
+    }
+
+    /// The id of the image that this name means; nothing if there is none.
+    pub(crate) async fn image_id(&self, name: &str) -> Result<Option<String>> {
+        match in_time(self.docker.inspect_image(name)).await {
+            Ok(image) => Ok(image.id),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a container, running or not, with its anonymous volumes. Gone already is fine.
     pub(crate) async fn remove_container(&self, container: &str) -> Result<()> {
         let options = RemoveContainerOptionsBuilder::default()
@@ -379,10 +407,22 @@ impl Engine {
         gone_is_fine(in_time(self.docker.remove_network(network)).await)
     }
 
-    /// Removes a tag, and the image with its last tag. Gone already is fine.
+    /// Removes a tag, and the image with its last tag. Gone already is fine; in use it is a
+    /// [`EngineError::Conflict`].
     pub(crate) async fn remove_image(&self, tag: &str) -> Result<()> {
         let options = RemoveImageOptionsBuilder::default().build();
-        let removed = in_time(self.docker.remove_image(tag, Some(options), None)).await;
+        self.remove_image_with(tag, options).await
+    }
+
+    /// Removes an image by its id, and not the images without a name that it was built on: those
+    /// may be a person's build cache.
+    pub(crate) async fn remove_only_image(&self, id: &str) -> Result<()> {
+        let options = RemoveImageOptionsBuilder::default().noprune(true).build();
+        self.remove_image_with(id, options).await
+    }
+
+    async fn remove_image_with(&self, name: &str, options: RemoveImageOptions) -> Result<()> {
+        let removed = in_time(self.docker.remove_image(name, Some(options), None)).await;
         gone_is_fine(removed.map(drop))
     }
 }
@@ -435,6 +475,12 @@ impl From<Error> for EngineError {
                 status_code: 409,
                 message,
             } => Self::Conflict(message),
+            Error::DockerResponseServerError { message, .. }
+            | Error::DockerStreamError { error: message }
+                if disk::tells_of_full_disk(&message) =>
+            {
+                Self::NoSpace(message)
+            }
             Error::DockerResponseServerError {
                 status_code: 500..,
                 message,
@@ -493,6 +539,19 @@ mod tests {
         assert!(matches!(answered(409), EngineError::Conflict(_)));
         assert!(matches!(answered(500), EngineError::Failed(_)));
         assert!(matches!(answered(503), EngineError::Failed(_)));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures() {
+        let error = EngineError::from(Error::DockerResponseServerError {
+            status_code: 500,
+            message: "mkdir /var/lib/docker/tmp: no space left on device".into(),
+        });
+        assert_eq!(
+            error.to_string(),
+            "disk full (no space left for the Docker engine, see docker system df: \
+             mkdir /var/lib/docker/tmp: no space left on device)"
+        );
     }
 
     #[test]

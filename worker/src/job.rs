@@ -123,7 +123,9 @@ impl Job {
                     self.records.set_commit(request.id, &commit).await?;
                     commit
                 }
-                Err(Obstacle::Permanent(reason)) => return Ok(Ok(Outcome::error(reason))),
+                Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
+                    return Ok(Ok(Outcome::error(reason)));
+                }
                 Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
             },
         };

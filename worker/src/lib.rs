@@ -3,6 +3,7 @@
 //! [`job`] is the function to read first: the way of one delivery as a list of steps. The modules
 //! stand in the order in which the steps use them.
 
+pub mod disk;
 pub mod github;
 pub mod engine;
 pub mod outcome;
@@ -13,6 +14,10 @@ mod archive;
 mod checkout;
 mod mask;
 pub mod log;
+mod cleanup;
+mod images;
+mod retention;
+mod housekeeping;
 pub mod build;
 mod surroundings;
 mod terminal;
@@ -20,7 +25,6 @@ pub mod render;
 pub mod page;
 pub mod mail;
 pub mod report;
-mod cleanup;
 pub mod job;
 mod hold;
 mod delivery;

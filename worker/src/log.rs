@@ -12,7 +12,9 @@ use futures_util::StreamExt;
 use shared::build::BuildId;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use crate::disk;
 use crate::engine::{EngineError, Output};
 use crate::mask::{Masker, Secrets};
 
@@ -30,11 +32,27 @@ pub fn path(data_dir: &Path, build: BuildId) -> PathBuf {
     directory(data_dir).join(format!("{build}.log"))
 }
 
+/// Removes the log of one build, if there is one.
+///
+/// # Errors
+/// The file system refuses.
+pub(crate) fn remove(data_dir: &Path, build: BuildId) -> io::Result<()> {
+    let path = path(data_dir, build);
+    for path in [path.with_extension("tail"), path] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Writes one build's log.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     chunks: mpsc::Sender<Bytes>,
     writer: JoinHandle<io::Result<()>>,
+    disk_full: CancellationToken,
 }
 
 impl Recorder {
@@ -45,8 +63,23 @@ impl Recorder {
     pub(crate) fn create(path: &Path, limit_bytes: u64, secrets: Secrets) -> io::Result<Self> {
         let file = CappedFile::create(path, limit_bytes)?;
         let (chunks, received) = mpsc::channel(QUEUED_CHUNKS);
-        let writer = tokio::task::spawn_blocking(move || write_all(received, file, secrets));
-        Ok(Self { chunks, writer })
+        let disk_full = CancellationToken::new();
+        let log = Log {
+            file,
+            result: Ok(()),
+            disk_full: disk_full.clone(),
+        };
+        let writer = tokio::task::spawn_blocking(move || write_all(received, log, secrets));
+        Ok(Self {
+            chunks,
+            writer,
+            disk_full,
+        })
+    }
+
+    /// Cancelled when there was no room for some of the log.
+    pub(crate) fn disk_full(&self) -> CancellationToken {
+        self.disk_full.clone()
     }
 
     /// Takes all that a container writes, until it ends or the connection does. Cancelling it
@@ -72,30 +105,58 @@ impl Recorder {
     }
 }
 
-/// Writes until nothing more comes. A disk that is full costs the log, not the build: the rest is
-/// received and let go, and the first error is told at the end.
-fn write_all(
-    mut chunks: mpsc::Receiver<Bytes>,
-    mut file: CappedFile,
-    secrets: Secrets,
-) -> io::Result<()> {
+/// Writes until nothing more comes. What breaks costs the log, and does not hold up the hook: the
+/// rest is received and let go, and the error is told at the end.
+fn write_all(mut chunks: mpsc::Receiver<Bytes>, mut log: Log, secrets: Secrets) -> io::Result<()> {
     let mut masker = Masker::new(secrets);
-    let mut result = Ok(());
     while let Some(chunk) = chunks.blocking_recv() {
-        masker.push(&chunk, |bytes| {
-            keep_first_error(&mut result, file.write(bytes))
-        });
+        masker.push(&chunk, |bytes| log.write(bytes));
         if chunks.is_empty() {
-            keep_first_error(&mut result, file.flush());
+            log.flush();
         }
     }
-    masker.finish(|bytes| keep_first_error(&mut result, file.write(bytes)));
-    result.and(file.finish())
+    masker.finish(|bytes| log.write(bytes));
+    log.finish()
 }
 
-fn keep_first_error(result: &mut io::Result<()>, next: io::Result<()>) {
-    if result.is_ok() {
-        *result = next;
+/// A file that is written until the first error: on a full disk, what others are about to make room
+/// for is not the log's.
+struct Log {
+    file: CappedFile,
+    result: io::Result<()>,
+    disk_full: CancellationToken,
+}
+
+impl Log {
+    fn write(&mut self, bytes: &[u8]) {
+        if self.result.is_ok() {
+            let written = self.file.write(bytes);
+            self.note(written);
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.result.is_ok() {
+            let flushed = self.file.flush();
+            self.note(flushed);
+        }
+    }
+
+    fn note(&mut self, result: io::Result<()>) {
+        if result.as_ref().is_err_and(disk::is_full) {
+            self.disk_full.cancel();
+        }
+        self.result = result;
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self.result {
+            Ok(()) => self.file.finish(),
+            Err(error) => {
+                self.file.abandon();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -150,6 +211,14 @@ impl CappedFile {
             fs::remove_file(&self.tail_path)?;
         }
         self.head.flush()
+    }
+
+    /// Leaves the head as it is: the tail without what stood between them would mislead.
+    fn abandon(self) {
+        if self.tail.is_some() {
+            // What stays is removed together with the log.
+            let _ = fs::remove_file(&self.tail_path);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskFull;
 use crate::engine::EngineError;
 use crate::github::GithubError;
 
@@ -46,6 +47,10 @@ pub enum Obstacle {
     /// Infrastructure broke; nothing of the hook has run, so the commit is tried again.
     #[error("{0}")]
     Transient(String),
+    /// A disk is full. If nothing can be removed that nobody needs, the build ends with an error.
+    /// Fit for the commit's author.
+    #[error("{0}")]
+    DiskFull(String),
 }
 
 impl From<GithubError> for Obstacle {
@@ -61,8 +66,15 @@ impl From<EngineError> for Obstacle {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Gone(_) | EngineError::Failed(_) => Self::Transient(error.to_string()),
+            EngineError::NoSpace(_) => Self::DiskFull(error.to_string()),
             _ => Self::Permanent(error.to_string()),
         }
+    }
+}
+
+impl From<DiskFull> for Obstacle {
+    fn from(full: DiskFull) -> Self {
+        Self::DiskFull(full.to_string())
     }
 }
 

@@ -71,11 +71,12 @@ pub fn head(build: &Build, web_url: Option<&str>) -> String {
          <body>\n\
          <h1 class=\"{class}\">{headline}</h1>\n\
          <dl>\n{facts}<dt>Build</dt><dd>{id}</dd>\n</dl>\n\
-         <pre>\n",
+         <pre>\n{notice}",
         title = Esc(title.trim_end()),
         class = class(state),
         headline = Esc(render::headline(build)),
         id = build.request.id,
+        notice = log_notice(build),
     )
 }
 
@@ -88,6 +89,14 @@ pub fn foot() -> &'static str {
 fn word(build: &Build) -> &'static str {
     let outcome = build.finished.as_ref().map(|finished| &finished.outcome);
     outcome.map_or("running", render::outcome_word)
+}
+
+/// What stands in place of a log that is not there any more.
+fn log_notice(build: &Build) -> &'static str {
+    match build.log_removed && build.hook_started {
+        true => "[compose-ci: the log was removed, for its age or to make room]\n",
+        false => "",
+    }
 }
 
 fn class(state: State) -> &'static str {
@@ -174,6 +183,18 @@ mod tests {
         assert!(running.contains("<title>running · octo/hello feature/ümlaut 0d1a26e</title>"));
         assert!(running.contains("<h1 class=\"pending\">running</h1>"));
         assert!(!page(&finished(Outcome::Passed, 1), None, b"").contains(refresh));
+    }
+
+    #[test]
+    fn the_page_tells_of_a_log_that_was_removed() {
+        let mut build = finished(Outcome::Passed, 1);
+        let notice =
+            "<pre>\n[compose-ci: the log was removed, for its age or to make room]\n</pre>";
+        assert!(!page(&build, None, b"").contains(notice));
+        build.log_removed = true;
+        assert!(page(&build, None, b"").contains(notice));
+        build.hook_started = false;
+        assert!(!page(&build, None, b"").contains(notice));
     }
 
     #[test]

@@ -10,14 +10,14 @@ use shared::queue::{Delivery, Queue};
 use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
-use crate::cleanup;
 use crate::delivery::{Deliveries, Origin};
 use crate::engine::{Engine, EngineError};
 use crate::github::Github;
+use crate::housekeeping::Housekeeper;
 use crate::job::Job;
 use crate::log;
 use crate::mail::Mailer;
@@ -33,8 +33,6 @@ const TROUBLE_DELAY: Duration = Duration::from_secs(5);
 /// How long a worker that stops still tries to send its last reports.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 const DEAD_LETTERS_AT_ONCE: usize = 10;
-/// How often leftovers of finished builds are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// A worker, configured and not yet running.
 #[derive(Debug)]
@@ -97,7 +95,7 @@ impl Worker {
             () = slots.run(&queue, drain, self.config.drain_timeout) => {}
             () = tell_dead_letters(&deliveries, &queue) => {}
             () = &mut reporting => {}
-            () = sweep_regularly(&job.builder.engine, &self.records) => {}
+            () = job.builder.housekeeper.sweep_regularly() => {}
             () = shutdown.abort.cancelled() => return Ok(()),
         }
         // What the last builds owe, if it can be sent at once; the next start sends the rest.
@@ -125,9 +123,19 @@ impl Worker {
 
     async fn job(&self, engine: Engine, bell: Bell) -> anyhow::Result<Job> {
         let surroundings = Surroundings::find(&engine, &self.config).await?;
+        let housekeeper = Housekeeper {
+            engine: engine.clone(),
+            records: self.records.clone(),
+            data_dir: self.config.data_dir.clone(),
+            image: surroundings.image.clone(),
+            storage: self.config.storage,
+            garbage_collect: self.config.hook.garbage_collect,
+            broom: Arc::default(),
+        };
         Ok(Job {
             builder: Builder {
                 engine,
+                housekeeper,
                 github: self.github.clone(),
                 hook: self.config.hook.clone(),
                 image: surroundings.image,
@@ -263,17 +271,6 @@ async fn tell_dead_letters(deliveries: &Deliveries, queue: &Queue) {
                 tracing::error!(%error, "cannot receive dead letters");
                 sleep(TROUBLE_DELAY).await;
             }
-        }
-    }
-}
-
-/// Looks for leftovers at the start, and again from time to time.
-async fn sweep_regularly(engine: &Engine, records: &Records) {
-    let mut due = interval(SWEEP_INTERVAL);
-    loop {
-        due.tick().await;
-        if let Err(error) = cleanup::sweep(engine, records).await {
-            tracing::warn!(error = format!("{error:#}"), "cannot look for leftovers");
         }
     }
 }

@@ -3,18 +3,23 @@
 //! A build's end and the reports that it owes are stored in one transaction, so that a finished
 //! build can lose neither.
 
+mod images;
 mod leases;
+mod retention;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::message::Message;
 
+use crate::disk::Reserve;
 use crate::outcome::{Obstacle, Outcome};
+pub(crate) use images::PulledImage;
 pub(crate) use leases::LeaseState;
+pub(crate) use retention::EndedBuild;
 
 /// The first wait after a report that could not be sent; it doubles with every attempt.
 const REPORT_DELAY_MIN: Duration = Duration::from_secs(2);
@@ -28,9 +33,10 @@ const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// What each version of the database brought, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
+    RETENTION,
 ];
 
 const FIRST: &str = "
@@ -60,6 +66,18 @@ const FIRST: &str = "
     ) STRICT;
 ";
 
+/// An image stands here from when the worker pulled it until it is removed, or found to be somebody
+/// else's by now.
+const RETENTION: &str = "
+    ALTER TABLE builds ADD COLUMN log_removed_ms INTEGER;
+    CREATE INDEX builds_by_end ON builds (finished_ms) WHERE finished_ms IS NOT NULL;
+    CREATE TABLE images (
+        name     TEXT PRIMARY KEY,
+        image_id TEXT NOT NULL,
+        used_ms  INTEGER NOT NULL
+    ) STRICT;
+";
+
 /// All that is known of one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
@@ -75,6 +93,8 @@ pub struct Build {
     pub finished: Option<Finished>,
     /// Why its status could not be posted, if it could not.
     pub status_problem: Option<String>,
+    /// Whether its log was removed, for its age or for want of room.
+    pub log_removed: bool,
 }
 
 /// The end of a build.
@@ -148,7 +168,10 @@ type Result<T, E = RecordError> = std::result::Result<T, E>;
 
 /// The store of all builds. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Records(Arc<Mutex<Connection>>);
+pub struct Records {
+    connection: Arc<Mutex<Connection>>,
+    reserve: Reserve,
+}
 
 impl Records {
     /// Opens the records in this directory, which must exist.
@@ -159,7 +182,10 @@ impl Records {
         let mut connection = Connection::open(data_dir.join("builds.db"))?;
         connection.execute_batch(DURABLE)?;
         migrate(&mut connection)?;
-        Ok(Self(Arc::new(Mutex::new(connection))))
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            reserve: Reserve::of(data_dir),
+        })
     }
 
     /// What is known of a build.
@@ -224,7 +250,7 @@ impl Records {
                 "UPDATE builds SET outcome = ?2, finished_ms = ?3 WHERE id = ?1",
                 params![id.to_string(), outcome, now],
             )?;
-            for report in reports {
+            for &report in &reports {
                 owe(&transaction, id, report, now)?;
             }
             transaction.commit()
@@ -341,22 +367,37 @@ impl Records {
         .await
     }
 
-    async fn change(&self, sql: &'static str, values: impl Params + Send + 'static) -> Result<()> {
-        self.with(move |db| db.execute(sql, values)).await.map(drop)
+    async fn change(
+        &self,
+        sql: &'static str,
+        values: impl Params + Clone + Send + 'static,
+    ) -> Result<()> {
+        self.with(move |db| db.execute(sql, values.clone()))
+            .await
+            .map(drop)
     }
 
+    /// Works on the database; on a full disk a second time, with the room that is kept for that.
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let connection = Arc::clone(&self.0);
+        let connection = Arc::clone(&self.connection);
+        let reserve = self.reserve.clone();
         let done = tokio::task::spawn_blocking(move || {
             // A panic in the middle of a transaction has rolled it back: the connection is sound.
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection)
+            match work(&mut connection) {
+                Err(error) if lacks_room(&error) && reserve.release() => work(&mut connection),
+                done => done,
+            }
         });
         Ok(done.await.expect("work on the records does not panic")?)
     }
+}
+
+fn lacks_room(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 fn migrate(db: &mut Connection) -> Result<()> {
@@ -414,6 +455,7 @@ fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
             }),
         },
         status_problem: row.get("status_problem")?,
+        log_removed: row.get::<_, Option<i64>>("log_removed_ms")?.is_some(),
     })
 }
 

@@ -5,6 +5,7 @@ use shared::queue::Queue;
 use shared::shutdown::Shutdown;
 use shared::telemetry;
 
+use crate::disk::Reserve;
 use crate::poll::Worker;
 
 /// Works until a signal ends it.
@@ -17,6 +18,8 @@ pub async fn run(env: &Env) -> anyhow::Result<()> {
     let queue = QueueConfig::load_shared(env)?;
     telemetry::init(&log);
     let shutdown = Shutdown::on_signals()?;
+    // On a full disk the records need it to be opened.
+    Reserve::of(&config.data_dir).release();
     let queue = Queue::open(&queue).await?;
     Worker::new(config).await?.run(queue, &shutdown).await
 }

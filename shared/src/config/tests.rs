@@ -123,6 +123,34 @@ fn a_problem_is_one_line_that_names_the_variable() {
 }
 
 #[test]
+fn what_is_kept_has_limits_unless_they_are_0() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let limited = worker(&[]).expect("valid").storage;
+    let expected = StorageConfig {
+        free_min_bytes: 1 << 30,
+        log_retention: Some(90 * DAY),
+        log_total_limit_bytes: Some(10 << 30),
+        image_retention: Some(14 * DAY),
+    };
+    assert_eq!(limited, expected);
+
+    let all = [
+        "DISK_FREE_MIN",
+        "LOG_RETENTION",
+        "LOG_TOTAL_LIMIT",
+        "IMAGE_RETENTION",
+    ];
+    let kept = worker(&all.map(|name| (name, "0"))).expect("valid").storage;
+    let expected = StorageConfig {
+        free_min_bytes: 0,
+        log_retention: None,
+        log_total_limit_bytes: None,
+        image_retention: None,
+    };
+    assert_eq!(kept, expected);
+}
+
+#[test]
 fn a_secret_can_come_from_a_file() {
     let file = tempfile::NamedTempFile::new().expect("file");
     std::fs::write(&file, "from-file\n").expect("written");

@@ -27,6 +27,7 @@ pub(crate) fn build() -> Build {
         hook_started: true,
         finished: None,
         status_problem: None,
+        log_removed: false,
     }
 }
 

@@ -1,0 +1,127 @@
+//! Images on the engine that are this CI's: those that the worker pulled, and those that hooks built
+//! with compose and whose names newer ones have taken. They are removed when nobody needs them.
+//!
+//! Images that a hook pulled are not among them. The engine tells that an image was pulled, and not
+//! by whom: it may have been a person.
+
+use std::time::{Duration, SystemTime};
+
+use shared::build::BuildId;
+
+use crate::container::COMPOSE_PROJECT_LABEL;
+use crate::engine::{Engine, EngineError, Labelled};
+use crate::record::{LeaseState, PulledImage, Records};
+
+/// Removes the images that the worker pulled and that no build has used for this time; never
+/// `current`, which the next build uses.
+///
+/// # Errors
+/// The engine or the records cannot be read.
+pub(crate) async fn remove_unused(
+    engine: &Engine,
+    records: &Records,
+    current: &str,
+    kept_for: Duration,
+) -> anyhow::Result<()> {
+    for image in records.pulled_images().await? {
+        if !is_unused(&image, current, kept_for) {
+            continue;
+        }
+        let name = &image.name;
+        let removed = match engine.image_id(name).await? {
+            Some(id) if id == image.id => engine.remove_image(name).await,
+            // It is gone, or somebody has pulled another one by that name.
+            _ => Ok(()),
+        };
+        match removed {
+            Ok(()) => records.image_forgotten(name).await?,
+            // A container of somebody else's was made from it.
+            Err(EngineError::Conflict(_)) => continue,
+            Err(error) => {
+                tracing::warn!(image = name, %error, "cannot remove an image");
+                continue;
+            }
+        }
+        tracing::info!(image = name, "removed an image that no build used any more");
+    }
+    Ok(())
+}
+
+fn is_unused(image: &PulledImage, current: &str, kept_for: Duration) -> bool {
+    let unused_for = SystemTime::now().duration_since(image.used_at);
+    image.name != current && unused_for.unwrap_or_default() >= kept_for
+}
+
+/// Removes the images without a name that the compose projects of finished builds built.
+///
+/// # Errors
+/// The engine or the records cannot be read.
+pub(crate) async fn remove_nameless(engine: &Engine, records: &Records) -> anyhow::Result<()> {
+    for image in engine.nameless_images(COMPOSE_PROJECT_LABEL).await? {
+        let Some(build) = built_by(&image) else {
+            continue;
+        };
+        let known = records.find(build).await?;
+        let finished = known.is_some_and(|build| build.finished.is_some());
+        if !finished || records.lease(build).await? != LeaseState::None {
+            continue;
+        }
+        match engine.remove_only_image(&image.name).await {
+            Ok(()) => tracing::info!(%build, image = image.name, "removed an image without a name"),
+            // A container uses it, or a newer image is based on it.
+            Err(EngineError::Conflict(_)) => {}
+            Err(error) => tracing::warn!(%build, %error, "cannot remove an image without a name"),
+        }
+    }
+    Ok(())
+}
+
+/// The build whose compose project an image is of.
+fn built_by(image: &Labelled) -> Option<BuildId> {
+    let project = image.labels.get(COMPOSE_PROJECT_LABEL)?;
+    let build: BuildId = project.strip_prefix("ci-")?.parse().ok()?;
+    (build.compose_project() == *project).then_some(build)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn an_image_is_kept_while_builds_may_use_it() {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let image = PulledImage {
+            name: "app:1".into(),
+            id: "sha256:00".into(),
+            used_at: SystemTime::now() - 5 * DAY,
+        };
+        for (current, kept_for, unused) in [
+            ("app:2", 4 * DAY, true),
+            ("app:2", 6 * DAY, false),
+            ("app:2", Duration::ZERO, true),
+            ("app:1", 4 * DAY, false),
+            ("app:1", Duration::ZERO, false),
+        ] {
+            let told = format!("{current} {kept_for:?}");
+            assert_eq!(is_unused(&image, current, kept_for), unused, "{told}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_a_builds_only_by_the_label_of_its_project() {
+        let build = BuildId::random();
+        let of = |project: &str| {
+            built_by(&Labelled {
+                name: "sha256:00".into(),
+                labels: HashMap::from([(COMPOSE_PROJECT_LABEL.into(), project.into())]),
+            })
+        };
+        assert_eq!(of(&build.compose_project()), Some(build));
+        // Uuids with hyphens and somebody's project.
+        for other in [&format!("ci-{build}"), "ci-web", "web"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+}
