@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{OneBox, Setup, Status};
+use harness::{AtEnd, OneBox, Registry, Setup, Status, docker, test_image};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, open_gate, told};
 
@@ -259,4 +260,161 @@ async fn a_service_starts_on_a_full_disk() {
     fixture.commit("another", "");
     let (_, told) = end_of(&fixture, &service).await;
     assert!(told.starts_with("Error: error: disk full ("), "{told}");
+}
+
+/// What is there of an image of this name or id.
+async fn image_ids(image: &str) -> String {
+    docker(&["image", "ls", "--quiet", "--no-trunc", image]).await
+}
+
+/// Waits for the end of a sweep, which finds a log that is old.
+async fn swept(service: &OneBox) {
+    service.wait_for_log("removed old logs", DEADLINE).await;
+}
+
+/// The service whose every sweep finds that all has outlived its time.
+fn impatient(setup: Setup) -> Setup {
+    setup
+        .env("LOG_RETENTION", "1ms")
+        .env("IMAGE_RETENTION", "1ms")
+}
+
+#[tokio::test]
+async fn a_log_goes_when_it_is_old_and_its_page_says_so() {
+    let fixture = Fixture::plain().await;
+    let mut service = impatient(fixture.setup("echo ran")).start().await;
+    let built = fixture.build(&service).await;
+    built.assert_passed();
+    assert_eq!(built.log, "ran\n");
+    assert!(service.stop(DEADLINE).await.success());
+    service.start_again().await;
+    swept(&service).await;
+    let page = service.get(&format!("/builds/{}", built.id)).await.body;
+    assert!(page.contains("<h1 class=\"success\">passed"), "{page}");
+    assert!(page.contains("the log was removed"), "{page}");
+    assert!(!log_path(service.data_dir(), &built.id).exists());
+}
+
+/// An image in a registry, which the engine does not have.
+struct Remote {
+    registry: Registry,
+    image: String,
+    at_end: AtEnd,
+}
+
+const USER: &str = "ci";
+const PASSWORD: &str = "the registry's password";
+
+impl Remote {
+    async fn push() -> Self {
+        let registry = Registry::start(USER, PASSWORD).await;
+        let host = registry.host();
+        let image = format!("{host}/team/build:1");
+        let mut at_end = AtEnd::new();
+        at_end.docker(&["rmi", &image]);
+        let config = tempfile::tempdir().expect("a directory");
+        let config = config.path().display().to_string();
+        let login = ["login", "--username", USER, "--password", PASSWORD, &host];
+        docker(&[&["--config", &config][..], &login].concat()).await;
+        docker(&["tag", "debian:trixie-slim", &image]).await;
+        docker(&["--config", &config, "push", "--quiet", &image]).await;
+        docker(&["rmi", &image]).await;
+        Self {
+            registry,
+            image,
+            at_end,
+        }
+    }
+
+    /// The service that builds in this image.
+    fn used_by(&self, setup: Setup) -> Setup {
+        setup
+            .env("BUILD_IMAGE", &self.image)
+            .env("DOCKER_REGISTRY", self.registry.host())
+            .env("REGISTRY_USER", USER)
+            .env("REGISTRY_PASS", PASSWORD)
+    }
+}
+
+/// Builds in a pulled image, lets `meddle` do something to it, and sweeps in a service that builds
+/// in another image.
+async fn sweep_pulled(remote: &Remote, meddle: &[&str]) {
+    let data = tempfile::tempdir().expect("a directory");
+    let data = data.path().display().to_string();
+    let fixture = Fixture::plain().await;
+    let setup = remote.used_by(fixture.setup("true"));
+    let mut service = setup.env("DATA_DIR", &data).start().await;
+    assert_eq!(end_of(&fixture, &service).await.1, PASSED);
+    assert!(service.stop(DEADLINE).await.success());
+    docker(meddle).await;
+    let setup = impatient(fixture.setup("true"));
+    swept(&setup.env("DATA_DIR", &data).start().await).await;
+}
+
+#[tokio::test]
+async fn an_image_that_the_worker_pulled_goes_when_no_build_uses_it_any_more() {
+    let mut remote = Remote::push().await;
+    let theirs = format!("{}/somebody/theirs:1", remote.registry.host());
+    remote.at_end.docker(&["rmi", &theirs]);
+    sweep_pulled(&remote, &["tag", &remote.image, &theirs]).await;
+    assert_eq!(image_ids(&remote.image).await, "");
+    assert_ne!(image_ids(&theirs).await, "");
+}
+
+#[tokio::test]
+async fn an_image_stays_whose_name_somebody_has_given_to_another_one() {
+    let remote = Remote::push().await;
+    let another = test_image();
+    sweep_pulled(&remote, &["tag", &another, &remote.image]).await;
+    assert_eq!(image_ids(&remote.image).await, image_ids(&another).await);
+}
+
+#[tokio::test]
+async fn an_image_that_a_newer_build_has_taken_the_name_of_goes_and_a_persons_stays() {
+    let name = format!("made-by-{}", Uuid::new_v4().simple());
+    let compose = format!("services:\n  made: {{ image: '{name}', build: . }}\n");
+    let mut fixture = Fixture::of(&[
+        ("compose.yaml", &compose),
+        ("Dockerfile", "FROM scratch\nCOPY content /\n"),
+        ("content", "one"),
+    ])
+    .await;
+    let mut at_end = AtEnd::new();
+    at_end.docker(&["rmi", &name]);
+    let setup = impatient(fixture.setup("docker compose build --quiet"));
+    let mut service = setup.start().await;
+    assert_eq!(end_of(&fixture, &service).await.1, PASSED);
+    let older = image_ids(&name).await;
+    let older = older.trim_end();
+    fixture.commit("content", "two");
+    assert_eq!(end_of(&fixture, &service).await.1, PASSED);
+    let newer = image_ids(&name).await;
+    assert_ne!(older, newer.trim_end());
+
+    // As a service with other data would have made it.
+    let directory = tempfile::tempdir().expect("a directory");
+    let tar = directory.path().join("any.tar").display().to_string();
+    run(Command::new("tar").args([
+        "--create",
+        "--file",
+        &tar,
+        "--directory",
+        "/etc",
+        "hostname",
+    ]));
+    let project = format!("com.docker.compose.project=ci-{}", Uuid::new_v4().simple());
+    let label = format!("LABEL {project}");
+    let theirs = docker(&["import", "--change", &label, &tar]).await;
+    let theirs = theirs.trim_end();
+    at_end.docker(&["rmi", theirs]);
+
+    assert!(service.stop(DEADLINE).await.success());
+    service.start_again().await;
+    swept(&service).await;
+    let all = docker(&["image", "ls", "--quiet", "--no-trunc"]).await;
+    assert!(!all.contains(older), "{}", service.log());
+    assert!(
+        all.contains(theirs) && all.contains(newer.trim_end()),
+        "{all}"
+    );
 }
