@@ -238,6 +238,10 @@ async fn a_push_that_three_workers_did_not_survive_becomes_a_dead_letter_and_an_
         aws.advance_clock(STACK, LEASE_OVER).await;
     }
 
+    // SQS moves a message when it is asked for it once more. The clock stands still: no wait.
+    let asked = json!({ "QueueUrl": deployed.outputs["QueueUrl"], "WaitTimeSeconds": 0 });
+    aws.sqs("ReceiveMessage", asked).await;
+    assert_eq!(deployed.messages().await, [0, 1]);
     let mut worker = deployed.start_worker(fixture.setup("true"));
     let statuses = fixture.github.wait_for_end(&fixture.sha, DEADLINE).await;
     assert_eq!(
