@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use shared::build::{BuildId, BuildRequest, CommitSha, GitRef, InvalidName, RepoName, Revision};
+use shared::build::{
+    BuildId, BuildRequest, CommitSha, GitRef, InvalidName, RepoName, Revision, skip_mark,
+};
 use shared::config::{BranchFilter, RepoFilter, WebhookConfig};
 
 use crate::event::{Event, Manual, Push};
-
-/// What keeps a head commit from being built when it stands in its message, as on GitHub Actions.
-const SKIP_MARKS: [&str; 3] = ["[skip ci]", "[ci skip]", "[no ci]"];
 
 /// What may build here.
 #[derive(Debug)]
@@ -84,7 +83,8 @@ fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision
     if !policy.branches.allows(git_ref.name()) {
         return Ok(Decision::Ignore(Ignored::Filtered(git_ref)));
     }
-    if let Some(mark) = skip_mark(push) {
+    let head_commit = push.head_commit.as_ref();
+    if let Some(mark) = head_commit.and_then(|head| skip_mark(&head.message)) {
         return Ok(Decision::Ignore(Ignored::SkipMark(mark)));
     }
     Ok(Decision::Build(BuildRequest {
@@ -112,11 +112,6 @@ fn decide_manual(manual: &Manual<'_>, policy: &Policy, id: BuildId) -> Result<De
         revision,
         git_ref,
     }))
-}
-
-fn skip_mark(push: &Push<'_>) -> Option<&'static str> {
-    let message = &push.head_commit.as_ref()?.message;
-    SKIP_MARKS.into_iter().find(|mark| message.contains(mark))
 }
 
 impl fmt::Display for Ignored {

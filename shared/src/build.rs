@@ -18,6 +18,9 @@ const REF_NAME_MAX_BYTES: usize = 255;
 /// Longest owner or repository name in bytes: GitHub allows 39 for an owner and 100 for a name.
 const REPO_PART_MAX_BYTES: usize = 100;
 
+/// What keeps a head commit from being built when it stands in its message, as on GitHub Actions.
+const SKIP_MARKS: [&str; 3] = ["[skip ci]", "[ci skip]", "[no ci]"];
+
 /// Why a text is no value of the domain. Its message names what is wrong and is fit for a user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
@@ -314,6 +317,11 @@ impl FromStr for Revision {
             Err(_) => text.parse().map(Self::Name),
         }
     }
+}
+
+/// What in the message of a head commit keeps its push from being built, if anything does.
+pub fn skip_mark(message: &str) -> Option<&'static str> {
+    SKIP_MARKS.into_iter().find(|mark| message.contains(mark))
 }
 
 /// The conversions that serde needs for a type that is a checked string.

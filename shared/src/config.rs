@@ -99,6 +99,8 @@ pub struct WorkerConfig {
     pub public_url: Option<Url>,
     /// Builds at a time.
     pub concurrency: usize,
+    /// Whether a newer push to a branch ends the builds of older ones.
+    pub cancel_superseded: bool,
     /// How long a stopping worker waits for its builds.
     pub drain_timeout: Duration,
     /// Values that must never be shown.
@@ -227,6 +229,7 @@ impl WorkerConfig {
             storage: StorageConfig::load(env)?,
             public_url: env.optional_with("PUBLIC_URL", http_url)?,
             concurrency: env.checked("CONCURRENCY", 2, |n| (1..=256).contains(n), "1 to 256")?,
+            cancel_superseded: env.one_of("CANCEL_SUPERSEDED", &[("0", false), ("1", true)])?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::from_secs(8))?,
             secrets: env.masked_values()?,
         })

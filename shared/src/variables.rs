@@ -94,6 +94,11 @@ pub const GROUPS: &[Group] = &[
                 "0",
                 "1 starts a hook again whose container is gone: it runs twice",
             ),
+            plain(
+                "CANCEL_SUPERSEDED",
+                "0",
+                "1: a newer push to a branch ends the builds of older ones",
+            ),
             plain("CONCURRENCY", "2", "builds at a time"),
             plain(
                 "DRAIN_TIMEOUT",

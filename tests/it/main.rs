@@ -16,6 +16,7 @@ mod settings;
 mod remote_engine;
 mod http;
 mod sqs;
+mod supersede;
 mod aws;
 mod registry;
 mod image;

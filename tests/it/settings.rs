@@ -215,6 +215,7 @@ async fn help_lists_every_variable() {
         HOOK_ENV           which of the service's variables reach the hook, such as AWS_*,DOCKER_REGISTRY [*]
         GARBAGE_COLLECT    0 keeps the build's container, checkout and services [1]
         RERUN_INTERRUPTED  1 starts a hook again whose container is gone: it runs twice [0]
+        CANCEL_SUPERSEDED  1: a newer push to a branch ends the builds of older ones [0]
         CONCURRENCY        builds at a time [2]
         DRAIN_TIMEOUT      how long a stopping service waits for running builds; then they are left for its next start [8s]
 

@@ -12,19 +12,19 @@ use uuid::Uuid;
 use crate::fixture::{DEADLINE, Fixture, GATE, REPO, at_gate, log, open_gate, told};
 
 /// An emulator with the two queues of one service.
-struct Sqs {
+pub(crate) struct Sqs {
     aws: Aws,
     queues: Queues,
 }
 
 impl Sqs {
-    async fn start(suffix: &str) -> Self {
+    pub(crate) async fn start(suffix: &str) -> Self {
         let aws = Aws::start().await;
         let queues = aws.create_queues("ci", suffix).await;
         Self { aws, queues }
     }
 
-    fn used_by(&self, setup: Setup) -> Setup {
+    pub(crate) fn used_by(&self, setup: Setup) -> Setup {
         at(setup, &self.queues.url, &self.aws.endpoint_url())
     }
 
@@ -35,7 +35,7 @@ impl Sqs {
     }
 
     /// How many messages the queue and its dead letters hold.
-    async fn messages(&self) -> [u64; 2] {
+    pub(crate) async fn messages(&self) -> [u64; 2] {
         let Queues {
             url,
             dead_letters_url,

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::Stream;
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
+use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -78,6 +79,17 @@ enum Heard {
     TimedOut,
     /// The hook was stopped because a disk is full, or there was no room for its log.
     DiskFull(DiskFull),
+    /// The hook was stopped because a newer commit makes it pointless.
+    Superseded,
+}
+
+/// What ends a hook that does not end by itself.
+#[derive(Clone, Copy)]
+struct Limits<'a> {
+    deadline: Instant,
+    /// Where there must be room, on the engine's host.
+    checkout: &'a Path,
+    superseded_by: &'a SetOnce<CommitSha>,
 }
 
 /// A container whose hook has started, and may have ended.
@@ -92,7 +104,8 @@ struct Started {
 }
 
 impl Builder {
-    /// Builds a commit, or goes on with a build that an earlier worker began.
+    /// Builds a commit, or goes on with a build that an earlier worker began, until a newer commit
+    /// makes that pointless: then the hook is not started, or is stopped.
     ///
     /// # Errors
     /// Infrastructure broke before the hook started.
@@ -101,19 +114,26 @@ impl Builder {
         request: &BuildRequest,
         commit: &CommitSha,
         build_url: Option<&str>,
+        superseded_by: &SetOnce<CommitSha>,
     ) -> Result<Outcome, String> {
-        let mut started = self.start(request, commit, build_url).await;
+        let start = async || self.start(request, commit, build_url, superseded_by).await;
+        let mut started = start().await;
         if let Err(Obstacle::DiskFull(reason)) = started {
             tracing::warn!(build = %request.id, reason, "no room for a build; trying to make some");
             self.housekeeper.make_room().await;
-            started = self.start(request, commit, build_url).await;
+            started = start().await;
         }
-        match started {
-            Ok(started) => Ok(self.follow(request, started).await),
+        let result = match started {
+            Ok(started) => Ok(self.follow(request, started, superseded_by).await),
             Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
                 Ok(Outcome::error(reason))
             }
             Err(Obstacle::Transient(reason)) => Err(reason),
+        };
+        // A hook that is stopped may end in any way.
+        match superseded_by.get() {
+            Some(by) => Ok(Outcome::Superseded { by: by.clone() }),
+            None => result,
         }
     }
 
@@ -136,6 +156,7 @@ impl Builder {
         request: &BuildRequest,
         commit: &CommitSha,
         build_url: Option<&str>,
+        superseded_by: &SetOnce<CommitSha>,
     ) -> Result<Started, Obstacle> {
         let name = request.id.to_string();
         self.check_not_interrupted(request.id).await?;
@@ -150,6 +171,9 @@ impl Builder {
         checkout(&self.engine, &self.github, &request.repo, commit, &name).await?;
         // Attached before the start, so that not a byte is missing.
         let output = Box::pin(self.engine.attach(&name).await?);
+        if let Some(by) = superseded_by.get() {
+            return Err(Obstacle::Permanent(format!("superseded by {}", by.short())));
+        }
         self.records.hook_starts(request.id).await?;
         self.engine.start(&name).await?;
         Ok(Started {
@@ -260,20 +284,24 @@ impl Builder {
     }
 
     /// Follows the hook to its end.
-    async fn follow(&self, request: &BuildRequest, started: Started) -> Outcome {
+    async fn follow(
+        &self,
+        request: &BuildRequest,
+        started: Started,
+        superseded_by: &SetOnce<CommitSha>,
+    ) -> Outcome {
         let path = log::path(&self.data_dir, request.id);
         let deadline = self.deadline(started.at);
+        let limits = Limits {
+            deadline,
+            checkout: &started.checkout,
+            superseded_by,
+        };
         let mut output = started.output;
         let mut from_log = started.from_log;
         loop {
             let exit = self.wait_beside(&started.name);
-            let recorded = self.record(
-                &started.name,
-                &started.checkout,
-                &path,
-                &mut output,
-                deadline,
-            );
+            let recorded = self.record(&started.name, &path, &mut output, limits);
             let heard = match recorded.await {
                 Ok(heard) => heard,
                 Err(error) => return self.without_log(&started.name, &error).await,
@@ -325,23 +353,21 @@ impl Builder {
         AbortOnDropHandle::new(tokio::spawn(async move { engine.wait(&name).await }))
     }
 
-    /// Records what the hook writes until it ends, and stops it at its deadline, or when there is no
-    /// room left. A build whose log did not fit is not told as if nothing was missing.
+    /// Records what the hook writes until it ends, and stops it at its limits. A build whose log did
+    /// not fit is not told as if nothing was missing.
     ///
     /// # Errors
     /// The log cannot be written.
     async fn record(
         &self,
         name: &str,
-        checkout: &Path,
         path: &Path,
         output: &mut impl Output,
-        deadline: Instant,
+        limits: Limits<'_>,
     ) -> io::Result<Heard> {
         let mut recorder = self.recorder(path)?;
         let disk_full = recorder.disk_full();
-        let drained = self.drain(name, checkout, &mut recorder, output, deadline);
-        let heard = drained.await;
+        let heard = self.drain(name, &mut recorder, output, limits).await;
         finish(recorder, name).await;
         Ok(match heard {
             Heard::All | Heard::Cut if disk_full.is_cancelled() => {
@@ -377,20 +403,20 @@ impl Builder {
     async fn drain(
         &self,
         name: &str,
-        checkout: &Path,
         recorder: &mut Recorder,
         output: &mut impl Output,
-        deadline: Instant,
+        limits: Limits<'_>,
     ) -> Heard {
         let log_full = recorder.disk_full();
         let stopped_for = tokio::select! {
-            taken = timeout_at(deadline, recorder.take(output)) => match taken {
+            taken = timeout_at(limits.deadline, recorder.take(output)) => match taken {
                 Ok(_) => return Heard::All,
                 Err(_elapsed) => Heard::TimedOut,
             },
             () = self.ended_unheard(name) => return Heard::Cut,
-            full = self.housekeeper.room_ends(checkout) => Heard::DiskFull(full),
+            full = self.housekeeper.room_ends(limits.checkout) => Heard::DiskFull(full),
             () = log_full.cancelled() => Heard::DiskFull(DiskFull::of_data_dir()),
+            _newer = limits.superseded_by.wait() => Heard::Superseded,
         };
         if self.has_ended(name).await {
             return Heard::Cut;

@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shared::build::{CommitSha, RefName, RepoName};
 use shared::config::{ConfigError, GithubConfig};
@@ -193,8 +194,7 @@ impl Github {
     ) -> Result<bool, GithubError> {
         const WHAT: &str = "the list of commit statuses";
         let path = format!("/repos/{repo}/commits/{commit}/statuses?per_page=100");
-        let response = send(self.api(Method::GET, &path), WHAT).await?;
-        let statuses: Vec<ContextStatus> = response.json().await.map_err(|e| no_answer(WHAT, e))?;
+        let statuses: Vec<ContextStatus> = self.json(&path, WHAT).await?;
         let newest_of_ours = statuses.iter().find(|known| known.context == self.context);
         Ok(newest_of_ours.is_some_and(|known| known.status == *status))
     }
@@ -204,28 +204,47 @@ impl Github {
     /// # Errors
     /// See [`GithubError`]; tried again a few times before it is unavailable.
     pub async fn resolve(&self, repo: &RepoName, name: &RefName) -> Result<CommitSha, GithubError> {
-        let what = format!("the commit {name} of {repo}");
-        let path = format!(
-            "/repos/{repo}/commits/{}",
-            utf8_percent_encode(name.as_str(), SEGMENT)
-        );
-        let ask = || async {
-            let request = self
-                .api(Method::GET, &path)
-                .header(ACCEPT, "application/vnd.github.sha");
-            let response = send(request, &what).await?;
-            let sha = response
-                .text()
-                .await
-                .map_err(|error| no_answer(&what, error))?;
-            sha.trim().parse().map_err(|_| GithubError::Unavailable {
-                what: what.clone(),
-                reason: "the answer is no commit id".into(),
-                retry_after: None,
-                ambiguous: false,
-            })
-        };
-        retried(ask).await
+        retried(|| self.commit_of(repo, name.as_str())).await
+    }
+
+    /// The commit that a branch is at. GitHub may lag some seconds behind a push.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; asked once.
+    pub async fn head(&self, repo: &RepoName, branch: &RefName) -> Result<CommitSha, GithubError> {
+        self.commit_of(repo, &format!("heads/{branch}")).await
+    }
+
+    /// Whether one commit descends from another.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; asked once.
+    pub async fn is_descendant(
+        &self,
+        repo: &RepoName,
+        commit: &CommitSha,
+        of: &CommitSha,
+    ) -> Result<bool, GithubError> {
+        // The changed files stand on the first page only, and may be megabytes.
+        let path = format!("/repos/{repo}/compare/{of}...{commit}?per_page=1&page=2");
+        let what = format!("the comparison of two commits of {repo}");
+        let comparison: Comparison = self.json(&path, &what).await?;
+        Ok(comparison.status == "ahead")
+    }
+
+    /// The message of a commit.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; asked once.
+    pub async fn message(
+        &self,
+        repo: &RepoName,
+        commit: &CommitSha,
+    ) -> Result<String, GithubError> {
+        let path = format!("/repos/{repo}/git/commits/{commit}");
+        let what = format!("the commit {} of {repo}", commit.short());
+        let found: GitCommit = self.json(&path, &what).await?;
+        Ok(found.message)
     }
 
     /// The tarball of a commit, as it comes in.
@@ -246,6 +265,36 @@ impl Github {
         Ok(response.bytes_stream().map_err(hide_address))
     }
 
+    async fn commit_of(&self, repo: &RepoName, name: &str) -> Result<CommitSha, GithubError> {
+        let what = format!("the commit {name} of {repo}");
+        let path = format!(
+            "/repos/{repo}/commits/{}",
+            utf8_percent_encode(name, SEGMENT)
+        );
+        let request = self
+            .api(Method::GET, &path)
+            .header(ACCEPT, "application/vnd.github.sha");
+        let response = send(request, &what).await?;
+        let sha = response
+            .text()
+            .await
+            .map_err(|error| no_answer(&what, error))?;
+        sha.trim().parse().map_err(|_| GithubError::Unavailable {
+            what,
+            reason: "the answer is no commit id".into(),
+            retry_after: None,
+            ambiguous: false,
+        })
+    }
+
+    async fn json<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<T, GithubError> {
+        let response = send(self.api(Method::GET, path), what).await?;
+        response
+            .json()
+            .await
+            .map_err(|error| no_answer(what, error))
+    }
+
     fn api(&self, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}{path}", self.api_url))
@@ -259,6 +308,18 @@ struct ContextStatus {
     context: String,
     #[serde(flatten)]
     status: CommitStatus,
+}
+
+/// How one commit stands to another: `ahead`, `behind`, `identical` or `diverged`.
+#[derive(Debug, Deserialize)]
+struct Comparison {
+    status: String,
+}
+
+/// A commit as git knows it.
+#[derive(Debug, Deserialize)]
+struct GitCommit {
+    message: String,
 }
 
 fn default_headers(config: &GithubConfig) -> Result<HeaderMap, ConfigError> {

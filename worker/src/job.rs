@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
 use shared::queue::MAX_RECEIVES;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
@@ -15,6 +16,7 @@ use crate::mail::Mailer;
 use crate::outcome::{Obstacle, Outcome};
 use crate::record::{Build, RecordError, Records, Report};
 use crate::report::{Bell, Links};
+use crate::supersede::Supersession;
 
 /// The first wait before a commit is tried again; it doubles with every receive.
 const RETRY_DELAY: Duration = Duration::from_secs(15);
@@ -30,6 +32,7 @@ pub struct Job {
     pub(crate) builder: Builder,
     pub(crate) records: Records,
     pub(crate) github: Github,
+    pub(crate) supersession: Supersession,
     pub(crate) mailer: Mailer,
     pub(crate) links: Links,
     pub(crate) bell: Bell,
@@ -109,7 +112,7 @@ impl Job {
         self.builder.stop(build).await;
     }
 
-    /// Builds, with a pending status beside it. The inner error is infrastructure that broke.
+    /// Builds, unless there is a newer commit. The inner error is infrastructure that broke.
     async fn attempt(
         &self,
         build: &Build,
@@ -129,20 +132,43 @@ impl Job {
                 Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
             },
         };
+        let superseded_by = self.supersession.at_start(build, &commit).await?;
+        if let Some(by) = superseded_by.get()
+            && !self.builder.has_started(request.id).await
+        {
+            return Ok(Ok(Outcome::Superseded { by: by.clone() }));
+        }
+        let beside = self.build_and_announce(build, &commit, maybe_announced, &superseded_by);
+        Ok(beside.await)
+    }
+
+    /// Builds, with a pending status beside it, until a newer commit makes that pointless.
+    async fn build_and_announce(
+        &self,
+        build: &Build,
+        commit: &CommitSha,
+        maybe_announced: bool,
+        superseded_by: &SetOnce<CommitSha>,
+    ) -> Result<Outcome, String> {
+        let request = &build.request;
         let page = self.links.build_page(request.id);
         tracing::info!(build = %request.id, repo = %request.repo, %commit, "building");
 
         // The final status must not be overtaken by the pending one: no new attempt to post it
         // begins once the build has ended, and one that is under way is waited for.
         let ended = CancellationToken::new();
-        let build = async {
-            let result = self.builder.build(request, &commit, page.as_deref()).await;
+        let building = async {
+            let page = page.as_deref();
+            let built = self.builder.build(request, commit, page, superseded_by);
+            let result = built.await;
             ended.cancel();
             result
         };
-        let announce = self.announce(request, &commit, maybe_announced, &ended);
-        let (result, ()) = tokio::join!(build, announce);
-        Ok(result)
+        let announce = self.announce(request, commit, maybe_announced, &ended);
+        let watch = self.supersession.watch(build, commit, superseded_by);
+        let watch = ended.run_until_cancelled(watch);
+        let (result, (), _) = tokio::join!(building, announce, watch);
+        result
     }
 
     /// The commit that was asked for, by name or by itself.

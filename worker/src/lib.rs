@@ -25,6 +25,7 @@ pub mod render;
 pub mod page;
 pub mod mail;
 pub mod report;
+mod supersede;
 pub mod job;
 mod hold;
 mod delivery;

@@ -117,6 +117,7 @@ impl Mailer {
 fn is_wanted(on: MailOn, outcome: &Outcome, previous: Option<&Outcome>) -> bool {
     match on {
         MailOn::Always => true,
+        MailOn::Failure | MailOn::Change if !outcome.is_verdict_on_branch() => false,
         MailOn::Failure => !outcome.is_success(),
         MailOn::Change => previous.map(render::status_state) != Some(render::status_state(outcome)),
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shared::build::CommitSha;
 
 use crate::disk::DiskFull;
 use crate::engine::EngineError;
@@ -28,6 +29,11 @@ pub enum Outcome {
     OutOfMemory {
         /// The container's limit, if it had one; else the host had no memory left.
         limit_bytes: Option<u64>,
+    },
+    /// A newer commit of its branch ended it, or kept it from being begun.
+    Superseded {
+        /// The newer commit.
+        by: CommitSha,
     },
     /// Something other than the hook broke.
     Error {
@@ -126,6 +132,11 @@ impl Outcome {
         Self::Error {
             reason: reason.into(),
         }
+    }
+
+    /// Whether it tells how the branch is doing.
+    pub fn is_verdict_on_branch(&self) -> bool {
+        !matches!(self, Self::Superseded { .. })
     }
 
     /// Whether the build passed.

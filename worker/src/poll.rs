@@ -24,6 +24,7 @@ use crate::mail::Mailer;
 use crate::mask::Secrets;
 use crate::record::Records;
 use crate::report::{Bell, Links, Reporter};
+use crate::supersede::Supersession;
 use crate::surroundings::Surroundings;
 
 /// How long one receive waits for a message: the longest that SQS allows.
@@ -146,6 +147,11 @@ impl Worker {
             },
             records: self.records.clone(),
             github: self.github.clone(),
+            supersession: Supersession::new(
+                self.config.cancel_superseded,
+                self.github.clone(),
+                self.records.clone(),
+            ),
             mailer: self.mailer.clone(),
             links: self.links.clone(),
             bell,

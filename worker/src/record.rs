@@ -6,6 +6,7 @@
 mod images;
 mod leases;
 mod retention;
+mod superseded;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,10 +34,11 @@ const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// What each version of the database brought, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
+    SUPERSEDED,
 ];
 
 const FIRST: &str = "
@@ -75,6 +77,14 @@ const RETENTION: &str = "
         name     TEXT PRIMARY KEY,
         image_id TEXT NOT NULL,
         used_ms  INTEGER NOT NULL
+    ) STRICT;
+";
+
+/// A build stands here from when it was decided that a newer commit ends it.
+const SUPERSEDED: &str = "
+    CREATE TABLE superseded (
+        build_id   TEXT PRIMARY KEY,
+        commit_sha TEXT NOT NULL
     ) STRICT;
 ";
 
@@ -264,7 +274,8 @@ impl Records {
             .await
     }
 
-    /// The outcome of the build of the same branch that finished before this one.
+    /// The outcome of the build of the same branch that finished before this one. One that was
+    /// superseded says nothing of the branch.
     pub(crate) async fn outcome_before(&self, build: &Build) -> Result<Option<Outcome>> {
         let id = build.request.id.to_string();
         let repo = build.request.repo.as_str().to_owned();
@@ -273,6 +284,7 @@ impl Records {
             db.query_row(
                 "SELECT outcome FROM builds
                  WHERE repo = ?1 AND ref_name IS ?2 AND id <> ?3 AND finished_ms IS NOT NULL
+                   AND json_type(outcome, '$.superseded') IS NULL
                  ORDER BY finished_ms DESC LIMIT 1",
                 params![repo, ref_name, id],
                 |row| from_json(row, 0),
@@ -614,9 +626,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_outcome_before_is_that_of_the_same_branch() {
+    async fn the_outcome_before_is_that_of_the_same_branch_and_tells_of_it() {
         let (_directory, records) = records();
-        for (branch, outcome) in [("main", Outcome::Passed), ("other", Outcome::error("x"))] {
+        let superseded = crate::render::tests::superseded();
+        for (branch, outcome) in [
+            ("main", Outcome::Passed),
+            ("other", Outcome::error("x")),
+            ("main", superseded),
+        ] {
             let request = request(branch);
             records.begin(&request).await.expect("begun");
             records

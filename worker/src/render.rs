@@ -59,7 +59,7 @@ pub fn status_state(outcome: &Outcome) -> State {
         Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::OutOfMemory { .. } => {
             State::Failure
         }
-        Outcome::Error { .. } => State::Error,
+        Outcome::Superseded { .. } | Outcome::Error { .. } => State::Error,
     }
 }
 
@@ -139,6 +139,7 @@ pub(crate) fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::Failed { .. } => "failed",
         Outcome::TimedOut { .. } => "timed out",
         Outcome::OutOfMemory { .. } => "out of memory",
+        Outcome::Superseded { .. } => "superseded",
         Outcome::Error { .. } => "error",
     }
 }
@@ -231,6 +232,7 @@ fn description(outcome: &Outcome, duration: Duration) -> String {
         Outcome::OutOfMemory { limit_bytes: None } => {
             format!("{word} (the host had none left) after {after}")
         }
+        Outcome::Superseded { by } => format!("error: {word} by {}", by.short()),
         Outcome::Error { reason } => format!("{word}: {}", one_line(reason)),
     }
 }

@@ -85,6 +85,12 @@ impl TestRepo {
         self
     }
 
+    /// Moves the current branch to another commit, as for a push by force.
+    pub fn reset_to(&self, commit: &str) -> &Self {
+        self.git(&["reset", "--quiet", "--hard", commit]);
+        self
+    }
+
     /// Puts a tag on the current commit.
     pub fn tag(&self, name: &str) -> &Self {
         self.git(&["tag", name]);
@@ -138,6 +144,12 @@ impl Repository {
     /// The whole message of a commit.
     pub(crate) fn message(&self, sha: &str) -> Option<String> {
         self.ask(&["show", "--no-patch", "--format=%B", sha])
+    }
+
+    /// Whether one commit is the other's ancestor.
+    pub(crate) fn is_ancestor(&self, ancestor: &str, descendant: &str) -> bool {
+        let question = ["merge-base", "--is-ancestor", ancestor, descendant];
+        self.ask(&question).is_some()
     }
 
     /// The commit as GitHub packs it: gzipped, below one top folder, with the commit's id in

@@ -312,6 +312,10 @@ impl State {
         self.content().repos.get(repo)?.message(sha)
     }
 
+    fn comparison(&self, repo: &str, base: &str, head: &str) -> Option<&'static str> {
+        Some(self.content().repos.get(repo)?.comparison(base, head))
+    }
+
     /// The tarball host, for a client that reached the API by this `Host` header.
     fn codeload_url(&self, host: Option<&HeaderValue>) -> String {
         if let Some(url) = &self.codeload_url {

@@ -28,24 +28,31 @@ pub(super) fn log_file(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
 
 #[tokio::test]
 async fn nobody_gets_mail_that_nobody_wants() {
-    let (passed, failed, error) = (
-        Outcome::Passed,
-        Outcome::Failed { exit_code: 1 },
-        Outcome::error("x"),
-    );
-    assert!(is_wanted(MailOn::Always, &passed, Some(&passed)));
-    assert!(is_wanted(MailOn::Failure, &failed, Some(&failed)));
-    assert!(!is_wanted(MailOn::Failure, &passed, Some(&failed)));
-    assert!(is_wanted(MailOn::Change, &passed, None));
-    assert!(is_wanted(MailOn::Change, &passed, Some(&failed)));
-    assert!(is_wanted(MailOn::Change, &error, Some(&failed)));
-    assert!(!is_wanted(
-        MailOn::Change,
-        &failed,
-        Some(&Outcome::TimedOut { timeout_s: 1 })
-    ));
+    use MailOn::{Always, Change, Failure};
+    let passed = &Outcome::Passed;
+    let failed = &Outcome::Failed { exit_code: 1 };
+    let timed_out = &Outcome::TimedOut { timeout_s: 1 };
+    let error = &Outcome::error("x");
+    let superseded = &render::tests::superseded();
+    for (on, outcome, previous, wanted) in [
+        (Always, passed, Some(passed), true),
+        (Always, superseded, Some(passed), true),
+        (Failure, failed, Some(failed), true),
+        (Failure, error, Some(error), true),
+        (Failure, passed, Some(failed), false),
+        (Failure, superseded, Some(passed), false),
+        (Change, passed, None, true),
+        (Change, passed, Some(failed), true),
+        (Change, error, Some(failed), true),
+        (Change, failed, Some(timed_out), false),
+        (Change, superseded, Some(passed), false),
+        (Change, superseded, None, false),
+    ] {
+        let told = format!("{on:?}: {outcome:?} after {previous:?}");
+        assert_eq!(is_wanted(on, outcome, previous), wanted, "{told}");
+    }
     let off = Mailer::new(&MailConfig::Off).await.expect("off");
-    assert!(!off.wants(&failed, None));
+    assert!(!off.wants(failed, None));
 }
 
 #[test]

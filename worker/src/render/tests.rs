@@ -50,7 +50,15 @@ fn triggered(name: &str, commit: Option<&str>) -> Build {
     build
 }
 
-fn outcomes() -> [Outcome; 6] {
+/// The outcome of a build that a newer commit ended.
+pub(crate) fn superseded() -> Outcome {
+    let by = "c0ffee6d8f5eaf1f6ba5c57fc3c7d91ac0fd1c00";
+    Outcome::Superseded {
+        by: by.parse().expect("sha"),
+    }
+}
+
+fn outcomes() -> [Outcome; 7] {
     [
         Outcome::Passed,
         Outcome::Failed { exit_code: 3 },
@@ -59,6 +67,7 @@ fn outcomes() -> [Outcome; 6] {
             limit_bytes: Some(512 << 20),
         },
         Outcome::OutOfMemory { limit_bytes: None },
+        superseded(),
         Outcome::error("build image nope:1 not found"),
     ]
 }
@@ -82,6 +91,7 @@ fn each_outcome_has_a_status_of_its_own() {
     Failure: timed out after 1h
     Failure: out of memory (limit 512MiB) after 1m 12s
     Failure: out of memory (the host had none left) after 1m 12s
+    Error: error: superseded by c0ffee6
     Error: error: build image nope:1 not found
     ");
 }
@@ -95,6 +105,7 @@ fn each_outcome_has_a_subject_of_its_own() {
     [octo/hello] feature/ümlaut 0d1a26e timed out after 1h
     [octo/hello] feature/ümlaut 0d1a26e out of memory (limit 512MiB) after 9s
     [octo/hello] feature/ümlaut 0d1a26e out of memory (the host had none left) after 9s
+    [octo/hello] feature/ümlaut 0d1a26e error: superseded by c0ffee6 (after 9s)
     [octo/hello] feature/ümlaut 0d1a26e error: build image nope:1 not found (after 9s)
     ");
 }

@@ -36,6 +36,8 @@ pub(super) async fn answer(
             }
             Route::Commit { repo, reference } => commit(state, &repo, &reference, &request),
             Route::Tarball { repo, reference } => redirect(state, &repo, &reference, &request),
+            Route::Compare { repo, base, head } => compare(state, &repo, &base, &head),
+            Route::GitCommit { repo, sha } => git_commit(state, &repo, &sha),
             Route::Codeload => tarball(state, &request),
             Route::AllStatuses => Ok(json_answer(200, &json!(state.record.borrow().statuses))),
             Route::PushPayload => push_payload(state, &request),
@@ -176,6 +178,24 @@ fn commit(state: &State, repo: &str, reference: &str, request: &Request<Incoming
         200,
         &json!({ "sha": sha, "commit": { "message": message } }),
     ))
+}
+
+fn compare(state: &State, repo: &str, base: &str, head: &str) -> Answer {
+    let commit = |reference: &str| {
+        let found = state.resolve(repo, reference)?;
+        found.ok_or_else(Refusal::not_found)
+    };
+    let status = state.comparison(repo, &commit(base)?, &commit(head)?);
+    Ok(json_answer(200, &json!({ "status": status })))
+}
+
+fn git_commit(state: &State, repo: &str, sha: &str) -> Answer {
+    // Full ids only, as with GitHub.
+    if state.resolve(repo, sha)?.as_deref() != Some(sha) {
+        return Err(Refusal::not_found());
+    }
+    let message = state.message(repo, sha);
+    Ok(json_answer(200, &json!({ "sha": sha, "message": message })))
 }
 
 /// GitHub's API never serves a tarball: it points to another host, with a token that lasts

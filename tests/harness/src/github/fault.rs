@@ -21,6 +21,10 @@ pub enum Endpoint {
     Commit,
     /// `GET /repos/{owner}/{repo}/tarball/{ref}`, which redirects.
     Tarball,
+    /// `GET /repos/{owner}/{repo}/compare/{base}...{head}`.
+    Compare,
+    /// `GET /repos/{owner}/{repo}/git/commits/{sha}`.
+    GitCommit,
     /// The tarball itself, on the other host.
     Codeload,
 }

@@ -47,6 +47,21 @@ impl Hosted {
         self.git.as_ref()?.message(sha)
     }
 
+    /// How a commit stands to another, in GitHub's words; a commit that no git repository holds is
+    /// related to none.
+    pub(super) fn comparison(&self, base: &str, head: &str) -> &'static str {
+        let descends = |from: &str, to: &str| {
+            let git = self.git.as_ref();
+            git.is_some_and(|git| git.is_ancestor(from, to))
+        };
+        match (descends(base, head), descends(head, base)) {
+            _ if base == head => "identical",
+            (true, _) => "ahead",
+            (_, true) => "behind",
+            (false, false) => "diverged",
+        }
+    }
+
     /// The tarball of a commit of `repo`, below the top folder that GitHub gives it.
     pub(super) fn tarball(&self, repo: &str, sha: &str) -> io::Result<Body> {
         let top_folder = format!("{}-{}", repo.replace('/', "-"), &sha[..7]);

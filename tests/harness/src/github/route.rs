@@ -27,6 +27,15 @@ pub(super) enum Route {
         repo: String,
         reference: String,
     },
+    Compare {
+        repo: String,
+        base: String,
+        head: String,
+    },
+    GitCommit {
+        repo: String,
+        sha: String,
+    },
     Codeload,
     /// Not GitHub's: every status that was posted.
     AllStatuses,
@@ -60,6 +69,20 @@ impl Route {
                     reference: joined(reference),
                 }
             }
+            (Host::Api, "GET", ["repos", owner, name, "compare", range]) => {
+                match decoded(range).split_once("...") {
+                    Some((base, head)) => Self::Compare {
+                        repo: repo(owner, name),
+                        base: base.to_owned(),
+                        head: head.to_owned(),
+                    },
+                    None => Self::Unknown,
+                }
+            }
+            (Host::Api, "GET", ["repos", owner, name, "git", "commits", sha]) => Self::GitCommit {
+                repo: repo(owner, name),
+                sha: decoded(sha),
+            },
             (Host::Api, "GET", ["_", "statuses"]) => Self::AllStatuses,
             (Host::Api, "GET", ["_", "push"]) => Self::PushPayload,
             _ => Self::Unknown,
@@ -73,6 +96,8 @@ impl Route {
             Self::ListStatuses { .. } => Some(Endpoint::ListStatuses),
             Self::Commit { .. } => Some(Endpoint::Commit),
             Self::Tarball { .. } => Some(Endpoint::Tarball),
+            Self::Compare { .. } => Some(Endpoint::Compare),
+            Self::GitCommit { .. } => Some(Endpoint::GitCommit),
             Self::Codeload => Some(Endpoint::Codeload),
             Self::AllStatuses | Self::PushPayload | Self::Unknown => None,
         }

@@ -1,0 +1,190 @@
+//! Latest commit wins: which builds a newer push to their branch makes pointless.
+//!
+//! The order in which deliveries come in is not the order of the pushes, and a queue at SQS cannot be
+//! searched, so it is GitHub that is asked where the branch is. GitHub may lag behind a push, and
+//! a branch may be pushed back to an older commit: the build of the newest push must never be
+//! taken for one that is superseded.
+
+use std::time::Duration;
+
+use shared::build::{CommitSha, GitRef, RefName, RepoName, skip_mark};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{SetOnce, broadcast};
+use tokio::time::sleep;
+
+use crate::github::{Github, GithubError};
+use crate::record::{Build, RecordError, Records};
+
+/// How often the branch of a build that runs is looked at: some 100 requests an hour, of the 5,000
+/// that GitHub allows a token.
+const LOOK_INTERVAL: Duration = Duration::from_secs(40);
+/// So long after a push GitHub surely tells of it.
+const GITHUB_LAG_MAX: Duration = Duration::from_secs(30);
+/// A build that misses some of so many pushes looks at its branch all the same.
+const PUSHES_AT_ONCE: usize = 64;
+
+/// Finds out which builds are superseded. Clones share what they know of pushes.
+#[derive(Debug, Clone)]
+pub(crate) struct Supersession {
+    wanted: bool,
+    github: Github,
+    records: Records,
+    pushes: broadcast::Sender<Branch>,
+}
+
+type Branch = (RepoName, RefName);
+
+/// Why it cannot be told whether a build is superseded.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Github(#[from] GithubError),
+    #[error(transparent)]
+    Records(#[from] RecordError),
+}
+
+impl Supersession {
+    /// Where it is not `wanted`, no build is ever found to be superseded.
+    pub(crate) fn new(wanted: bool, github: Github, records: Records) -> Self {
+        Self {
+            wanted,
+            github,
+            records,
+            pushes: broadcast::Sender::new(PUSHES_AT_ONCE),
+        }
+    }
+
+    /// Looks at the branch of a build that is about to begin or to be gone on with, and has the
+    /// builds that run look at it as well. The answer holds the newer commit, now or later: see
+    /// [`Supersession::watch`].
+    ///
+    /// # Errors
+    /// What an earlier process decided cannot be read.
+    pub(crate) async fn at_start(
+        &self,
+        build: &Build,
+        commit: &CommitSha,
+    ) -> Result<SetOnce<CommitSha>, RecordError> {
+        let decided = self.records.superseded_by(build.request.id).await?;
+        let superseded_by = SetOnce::new_with(decided);
+        if self.wanted
+            && !superseded_by.initialized()
+            && let Some(branch) = branch(build)
+        {
+            // An error says that no other build runs.
+            let _ = self.pushes.send(branch);
+            self.look(build, commit, &superseded_by).await;
+        }
+        Ok(superseded_by)
+    }
+
+    /// Looks at the branch of a build that runs, whenever this worker hears of a push to it and every
+    /// so often, until a newer commit is found.
+    pub(crate) async fn watch(
+        &self,
+        build: &Build,
+        commit: &CommitSha,
+        superseded_by: &SetOnce<CommitSha>,
+    ) {
+        let Some(branch) = branch(build).filter(|_| self.wanted) else {
+            return;
+        };
+        let mut pushes = self.pushes.subscribe();
+        let interval = build.request.id.jittered(LOOK_INTERVAL);
+        let mut wait = interval;
+        while !superseded_by.initialized() {
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = push_to(&branch, &mut pushes) => {}
+            }
+            let asked_to_wait = self.look(build, commit, superseded_by).await;
+            wait = interval.max(asked_to_wait);
+        }
+    }
+
+    /// Notes and tells the newer commit of a build's branch, if there is one. Answers how long GitHub
+    /// wants to be left alone; while it cannot be asked, nothing is superseded.
+    async fn look(
+        &self,
+        build: &Build,
+        commit: &CommitSha,
+        superseded_by: &SetOnce<CommitSha>,
+    ) -> Duration {
+        let id = build.request.id;
+        match self.find_newer(build, commit).await {
+            Ok(None) => Duration::ZERO,
+            Ok(Some(newer)) => {
+                tracing::info!(build = %id, repo = %build.request.repo, by = %newer, "superseded");
+                // Nobody else sets it, and nobody looks once it is set.
+                let _ = superseded_by.set(newer);
+                Duration::ZERO
+            }
+            Err(error) => {
+                tracing::warn!(build = %id, %error, "cannot see whether a build is superseded");
+                match error {
+                    LookError::Github(error) => error.retry_after().unwrap_or_default(),
+                    LookError::Records(_) => Duration::ZERO,
+                }
+            }
+        }
+    }
+
+    async fn find_newer(
+        &self,
+        build: &Build,
+        commit: &CommitSha,
+    ) -> Result<Option<CommitSha>, LookError> {
+        let repo = &build.request.repo;
+        let Some((_, branch)) = branch(build) else {
+            return Ok(None);
+        };
+        let head = self.github.head(repo, &branch).await?;
+        if head == *commit || !self.is_newer(build, commit, &head).await? {
+            return Ok(None);
+        }
+        // What does not build itself ends no build.
+        if skip_mark(&self.github.message(repo, &head).await?).is_some() {
+            return Ok(None);
+        }
+        self.records.supersede(build.request.id, &head).await?;
+        Ok(Some(head))
+    }
+
+    /// Whether a branch's head that is not a build's commit was surely pushed after it.
+    async fn is_newer(
+        &self,
+        build: &Build,
+        commit: &CommitSha,
+        head: &CommitSha,
+    ) -> Result<bool, LookError> {
+        let taken_up_ago = build.started_at.elapsed().unwrap_or_default();
+        if taken_up_ago >= GITHUB_LAG_MAX {
+            return Ok(true);
+        }
+        // The branch may have been at either of them before, and been pushed back to this commit.
+        if self.records.came_before(build, [commit, head]).await? {
+            return Ok(false);
+        }
+        let repo = &build.request.repo;
+        Ok(self.github.is_descendant(repo, head, commit).await?)
+    }
+}
+
+/// The branch whose push asked for a build.
+fn branch(build: &Build) -> Option<Branch> {
+    match &build.request.git_ref {
+        Some(GitRef::Branch(name)) => Some((build.request.repo.clone(), name.clone())),
+        Some(GitRef::Tag(_)) | None => None,
+    }
+}
+
+/// Returns when there was a push to this branch, or there may have been.
+async fn push_to(branch: &Branch, pushes: &mut broadcast::Receiver<Branch>) {
+    loop {
+        match pushes.recv().await {
+            Ok(pushed) if pushed != *branch => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
