@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
-use harness::{Engine, OneBox, Setup, SinkOptions, SmtpSink};
+use harness::{Engine, OneBox, SinkOptions, SmtpSink};
 use tokio::time::sleep;
 
 use crate::plan::Budget;
 use crate::points::{EngineEvents, POINTS, Point, View};
 use crate::row::Seen;
-use crate::world::{Bench, Build, DEADLINE, Tally, World};
+use crate::world::{Bench, Build, DEADLINE, Tally, World, by_mail};
 
 /// So many points are worked on at a time.
 const LANES: usize = 2;
@@ -20,6 +20,8 @@ const AFTER_POINT_MAX_US: u64 = 4000;
 const LIFE_MAX_MS: u64 = 1800;
 /// So many builds at least wait or run when a process is killed at random.
 const UNDER_WAY: usize = 8;
+/// Fewer would tell nothing of what is met seldom.
+const KILLS_MIN: usize = 20;
 /// How long those may take at the end that were held up again and again.
 const BACKLOG_DEADLINE: Duration = Duration::from_secs(180);
 
@@ -55,7 +57,7 @@ async fn kill_at_each(
     let world = World::new().await;
     let events = EngineEvents::of(engine);
     let sink = SmtpSink::start(SinkOptions::default()).await;
-    let mut service = by_mail(world.setup(bench), &sink).start().await;
+    let mut service = by_mail(world.setup(bench), sink.address()).start().await;
     let mut builds = Vec::new();
     for (_, point) in points {
         if budget.is_spent() {
@@ -89,7 +91,7 @@ async fn kill_at_each(
 
 /// Kills at any time, while several builds are under way.
 pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
-    let planned = budget.times(200);
+    let planned = budget.times(200).max(KILLS_MIN);
     let world = World::new().await;
     let engine = bench.engine.connect().await;
     let setup = world.setup(bench).env("CONCURRENCY", "4");
@@ -138,13 +140,4 @@ async fn judge(
 /// Two of three hooks pass.
 fn exit_code(dice: &mut Rng) -> u8 {
     if dice.u8(..3) == 0 { 3 } else { 0 }
-}
-
-fn by_mail(setup: Setup, sink: &SmtpSink) -> Setup {
-    setup
-        .env("SMTP_HOST", sink.address().ip().to_string())
-        .env("SMTP_PORT", sink.address().port().to_string())
-        .env("SMTP_TLS", "none")
-        .env("SMTP_FROM", "ci@example.org")
-        .env("SMTP_TO", "team@example.org")
 }

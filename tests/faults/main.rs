@@ -14,6 +14,11 @@ mod world;
 mod row;
 mod points;
 mod kill;
+mod engine;
+mod network;
+mod handler;
+mod poison;
+mod many;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -25,16 +30,46 @@ use crate::plan::Plan;
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 2] = [
+const ROWS: [Row; 8] = [
     Row {
         name: "kill-at-points",
-        long: Duration::from_secs(400),
+        long: Duration::from_secs(330),
         run: |bench, budget, dice| kill::at_points(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "kill-at-random",
-        long: Duration::from_secs(300),
+        long: Duration::from_secs(240),
         run: |bench, budget, dice| kill::at_random(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "engine-away",
+        long: Duration::from_secs(240),
+        run: |bench, budget, dice| engine::away(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "network",
+        long: Duration::from_secs(240),
+        run: |bench, budget, dice| network::fails(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "handler-killed",
+        long: Duration::from_secs(60),
+        run: |bench, budget, dice| handler::killed(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "poison-sqs",
+        long: Duration::from_secs(120),
+        run: |bench, budget, dice| poison::at_sqs(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "poison-local",
+        long: Duration::from_secs(60),
+        run: |bench, budget, dice| poison::locally(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "many",
+        long: Duration::from_secs(240),
+        run: |bench, budget, dice| many::builds(bench, budget, dice).boxed_local(),
     },
 ];
 

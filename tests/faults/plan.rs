@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The share of the long version that is run where `FAULTS_SCALE` says nothing.
-const SHORT: f64 = 0.1;
+const SHORT: f64 = 0.05;
 /// The dice of every run, unless `FAULTS_SEED` throws others.
 const SEED: u64 = 4;
 /// A row has at least this long: something has to be seen.

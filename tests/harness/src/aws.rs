@@ -64,6 +64,11 @@ impl Aws {
         }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// What `AWS_ENDPOINT_URL` is set to.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.address)

@@ -24,6 +24,8 @@ pub enum NetworkFault {
     Reset,
     /// Connections are made, and nothing comes through them any more, not even later.
     BlackHole,
+    /// Nothing comes through until it heals, as from a process that was stopped.
+    Stall,
     /// So many bytes a second, both ways.
     Slow(u32),
     /// The other side's answer ends after so many bytes, as if it were complete.
@@ -261,6 +263,10 @@ async fn forward(
         }
         let fault = *state.borrow();
         match fault {
+            Some(NetworkFault::Stall) => {
+                let healed = |fault: &Option<_>| *fault != Some(NetworkFault::Stall);
+                becomes(state.clone(), healed).await;
+            }
             Some(NetworkFault::Latency(time)) => sleep(time).await,
             Some(NetworkFault::Slow(_)) => sleep(Duration::from_secs(1) / SLOW_PIECES).await,
             Some(NetworkFault::Cut(limit)) => {
@@ -351,6 +357,20 @@ mod tests {
             let answer = answer_to(&mut connection, b"0123456789").await;
             assert_eq!(answer.expect("an answer"), b"0123456789");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_stalled_arrives_when_it_heals() {
+        let (proxy, _server) = echo().await;
+        let mut connection = TcpStream::connect(proxy.address())
+            .await
+            .expect("connected");
+        proxy.fail(NetworkFault::Stall);
+        let silence = Duration::from_millis(200);
+        let mut answered = Box::pin(answer_to(&mut connection, b"x"));
+        assert!(tokio::time::timeout(silence, &mut answered).await.is_err());
+        proxy.heal();
+        assert_eq!(answered.await.expect("an answer"), b"x");
     }
 
     #[tokio::test]

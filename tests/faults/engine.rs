@@ -1,0 +1,99 @@
+//! The engine is stopped, killed and suspended while a hook runs on it.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use harness::PrivateEngine;
+use tokio::time::sleep;
+
+use crate::hooks::Mark;
+use crate::plan::Budget;
+use crate::row::Seen;
+use crate::world::{Bench, DEADLINE, Tally, World};
+
+/// How long the engine is away at most, besides the time of its start.
+const AWAY_MAX_MS: u64 = 3000;
+/// How long it is suspended at most: longer than it may take to say that it is there.
+const SUSPENDED_MAX_MS: u64 = 15_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    Term,
+    Kill,
+    Stop,
+}
+
+/// The final status must come within [`DEADLINE`] of the engine's return.
+pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
+    let mut signals = [
+        vec![Signal::Term; budget.times(15)],
+        vec![Signal::Kill; budget.times(15)],
+        vec![Signal::Stop; budget.times(5)],
+    ]
+    .concat();
+    dice.shuffle(&mut signals);
+    let world = World::new().await;
+    let mut service = world.setup(bench).start().await;
+    let mut builds = Vec::new();
+    for signal in &signals {
+        if budget.is_spent() {
+            break;
+        }
+        let commit = world.commit(0);
+        bench.hooks.hold(&commit.sha);
+        let build = world.push(&service, commit).await;
+        let sha = &build.commit.sha;
+        bench.hooks.wait_for(sha, Mark::Halfway, DEADLINE).await;
+        leave(&mut bench.engine, *signal).await;
+        // Some hooks come to their end while nobody can tell.
+        if dice.bool() {
+            bench.hooks.release(sha);
+        }
+        come_back(&mut bench.engine, *signal, &mut dice).await;
+        bench.hooks.release(sha);
+        world.github.wait_for_end(sha, DEADLINE).await;
+        builds.push(build);
+    }
+    let engine = bench.engine.connect().await;
+    Tally::nothing_is_left(&engine, &builds).await;
+    service.stop(DEADLINE).await;
+    // What a hook has written stays in a pipe until the engine reads it.
+    let mut tally = Tally::without_ends_of_logs();
+    for build in &builds {
+        tally.judge(&world, &bench.hooks, &service, build);
+    }
+    let count = |kind| {
+        signals[..builds.len()]
+            .iter()
+            .filter(|one| **one == kind)
+            .count()
+    };
+    let did = format!(
+        "{} × TERM, {} × KILL, {} × STOP of {}",
+        count(Signal::Term),
+        count(Signal::Kill),
+        count(Signal::Stop),
+        signals.len()
+    );
+    Seen::of(did, tally)
+}
+
+async fn leave(engine: &mut PrivateEngine, signal: Signal) {
+    match signal {
+        Signal::Term => engine.stop().await,
+        Signal::Kill => engine.kill().await,
+        Signal::Stop => engine.suspend(),
+    }
+}
+
+async fn come_back(engine: &mut PrivateEngine, signal: Signal, dice: &mut Rng) {
+    let away_max_ms = match signal {
+        Signal::Stop => SUSPENDED_MAX_MS,
+        Signal::Term | Signal::Kill => AWAY_MAX_MS,
+    };
+    sleep(Duration::from_millis(dice.u64(..away_max_ms))).await;
+    match signal {
+        Signal::Stop => engine.resume(),
+        Signal::Term | Signal::Kill => engine.start_again().await,
+    }
+}
