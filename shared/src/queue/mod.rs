@@ -179,7 +179,7 @@ impl Queue {
     pub fn resume(&self, token: &str) -> Option<Lease> {
         match *self {
             #[cfg(feature = "local-queue")]
-            Self::Local(_) => None,
+            Self::Local(ref queue) => queue.resume(token).map(Lease::Local),
             #[cfg(feature = "sqs")]
             Self::Sqs(ref queue) => queue.resume(token).map(Lease::Sqs),
         }
