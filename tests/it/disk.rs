@@ -1,109 +1,27 @@
 //! Disks that fill up, and what is removed so that they do not.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use harness::{AtEnd, OneBox, Registry, Setup, Status, docker, test_image};
-use tempfile::TempDir;
+use harness::{AtEnd, OneBox, Registry, Setup, SmallDisk, Status, docker, test_image};
 use uuid::Uuid;
 
 use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, open_gate, told};
 
 const MIB: u64 = 1 << 20;
 
-/// What a [`SmallDisk`] must have left for a build.
-const FREE_MIN: &str = "16MiB";
+const PASSED: &str = "Success: passed in …";
 
-/// A file system of 64 MiB and 2048 inodes.
-struct SmallDisk {
-    directory: TempDir,
+/// The service with its data on this disk, of which a quarter must be free for a build.
+fn on(disk: &SmallDisk, setup: Setup) -> Setup {
+    let data_dir = disk.path().display().to_string();
+    let setup = setup.env("DATA_DIR", data_dir);
+    setup.env("DISK_FREE_MIN", "16MiB")
 }
 
-impl SmallDisk {
-    fn mount() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let disk = Self { directory };
-        let image = disk.directory.path().join("image");
-        let file = File::create(&image).expect("created");
-        file.set_len(64 * MIB).expect("sparse");
-        let make = ["-q", "-F", "-m", "0", "-N", "2048"];
-        run(Command::new("mkfs.ext4").args(make).arg(&image));
-        fs::create_dir(disk.path()).expect("made");
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .args([image, disk.path()]));
-        disk
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("mounted")
-    }
-
-    /// The service with its data on this disk.
-    fn used_by(&self, setup: Setup) -> Setup {
-        setup
-            .env("DATA_DIR", self.path().display().to_string())
-            .env("DISK_FREE_MIN", FREE_MIN)
-    }
-
-    fn log(&self, build: &str) -> String {
-        fs::read_to_string(log_path(&self.path(), build)).unwrap_or_default()
-    }
-
-    /// Fills the disk until this much is left.
-    fn fill_up_to(&self, free_bytes: u64) {
-        let output = Command::new("df")
-            .args(["--output=avail", "--block-size=1"])
-            .arg(self.path())
-            .output();
-        let output = String::from_utf8(output.expect("df runs").stdout).expect("text");
-        let available = output
-            .lines()
-            .nth(1)
-            .and_then(|line| line.trim().parse().ok());
-        let available: u64 = available.expect("a number");
-        let length = available.saturating_sub(free_bytes).to_string();
-        run(Command::new("fallocate")
-            .args(["--length", &length])
-            .arg(self.ballast()));
-    }
-
-    /// Fills the disk to the last byte.
-    fn fill(&self) {
-        self.fill_up_to(MIB);
-        let ballast = File::options().append(true).open(self.ballast());
-        let mut ballast = ballast.expect("opened");
-        while ballast.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    /// Takes away what [`SmallDisk::fill_up_to`] put there.
-    fn free(&self) {
-        fs::remove_file(self.ballast()).expect("removed");
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.path().join("ballast")
-    }
-}
-
-impl Drop for SmallDisk {
-    /// Lazily: the service may still be there when a test fails.
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.path())
-            .status();
-        let unmounted = unmounted.is_ok_and(|status| status.success());
-        assert!(unmounted || std::thread::panicking(), "not unmounted");
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("it is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
+/// What is stored of a build's log on this disk.
+fn stored(disk: &SmallDisk, build: &str) -> String {
+    fs::read_to_string(log_path(&disk.path(), build)).unwrap_or_default()
 }
 
 fn log_path(data_dir: &Path, build: &str) -> PathBuf {
@@ -122,32 +40,30 @@ fn last(statuses: &[Status]) -> String {
     told(statuses).pop().expect("a status")
 }
 
-const PASSED: &str = "Success: passed in …";
-
 #[tokio::test]
 async fn a_build_that_finds_too_little_room_is_not_begun() {
     let mut fixture = Fixture::plain().await;
     let disk = SmallDisk::mount();
-    let service = disk.used_by(fixture.setup("echo ran")).start().await;
+    let service = on(&disk, fixture.setup("echo ran")).start().await;
     disk.fill_up_to(10 * MIB);
     let (build, told) = end_of(&fixture, &service).await;
     let lack = "MiB left under DATA_DIR, less than 16.0 MiB; free some or lower DISK_FREE_MIN)";
     assert!(told.starts_with("Error: error: disk full ("), "{told}");
     assert!(told.ends_with(lack), "{told}");
-    assert_eq!(disk.log(&build), "");
+    assert_eq!(stored(&disk, &build), "");
 
     disk.free();
     fixture.commit("another", "");
     let (build, told) = end_of(&fixture, &service).await;
     assert_eq!(told, PASSED);
-    assert_eq!(disk.log(&build), "ran\n");
+    assert_eq!(stored(&disk, &build), "ran\n");
 }
 
 #[tokio::test]
 async fn a_build_is_stopped_when_the_room_gets_scarce() {
     let mut fixture = Fixture::plain().await;
     let disk = SmallDisk::mount();
-    let service = disk.used_by(fixture.setup(GATE)).start().await;
+    let service = on(&disk, fixture.setup(GATE)).start().await;
     let build = fixture.push(&service).await;
     at_gate(&fixture.engine, &build).await;
     disk.fill_up_to(10 * MIB);
@@ -169,9 +85,10 @@ async fn a_build_is_stopped_when_the_room_gets_scarce() {
 async fn a_log_that_fills_the_disk_ends_its_build_and_makes_room_for_the_next() {
     let mut fixture = Fixture::of(&[("build", "exec yes")]).await;
     let disk = SmallDisk::mount();
+    disk.fill_up_to(24 * MIB);
     // Faster than anybody can watch.
     let setup = fixture.setup("sh ./build").env("LOG_LIMIT", "1GiB");
-    let service = disk.used_by(setup).start().await;
+    let service = on(&disk, setup).start().await;
     let (full, told) = end_of(&fixture, &service).await;
     assert!(told.starts_with("Error: error: disk full ("), "{told}");
     let page = service.get(&format!("/builds/{full}")).await.body;
@@ -180,17 +97,31 @@ async fn a_log_that_fills_the_disk_ends_its_build_and_makes_room_for_the_next() 
     fixture.commit("build", "echo small");
     let (next, told) = end_of(&fixture, &service).await;
     assert_eq!(told, PASSED);
-    assert_eq!(disk.log(&next), "small\n");
+    assert_eq!(stored(&disk, &next), "small\n");
     assert!(!log_path(&disk.path(), &full).exists());
     let page = service.get(&format!("/builds/{full}")).await.body;
     assert!(page.contains("the log was removed"), "{page}");
 }
 
 #[tokio::test]
+async fn a_build_whose_log_did_not_fit_has_not_passed() {
+    let mut fixture = Fixture::of(&[("build", "true")]).await;
+    let disk = SmallDisk::mount();
+    let setup = on(&disk, fixture.setup("sh ./build"));
+    let service = setup.env("DISK_FREE_MIN", "0").start().await;
+    assert_eq!(end_of(&fixture, &service).await.1, PASSED);
+    disk.fill_up_to(4 * MIB);
+    fixture.commit("build", "yes | head --bytes 8M");
+    let (_, told) = end_of(&fixture, &service).await;
+    let expected = "Error: error: disk full (no space left under DATA_DIR; free some)";
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn too_few_inodes_are_a_full_disk_as_well() {
     let mut fixture = Fixture::plain().await;
     let disk = SmallDisk::mount();
-    let service = disk.used_by(fixture.setup("true")).start().await;
+    let service = on(&disk, fixture.setup("true")).start().await;
     let many = disk.path().join("many");
     fs::create_dir(&many).expect("made");
     let names = 0..;
@@ -216,7 +147,7 @@ async fn too_few_inodes_are_a_full_disk_as_well() {
 async fn on_a_full_disk_a_push_is_refused_and_the_end_of_a_build_is_told_all_the_same() {
     let mut fixture = Fixture::of(&[("build", &format!("{GATE}; exit 3"))]).await;
     let disk = SmallDisk::mount();
-    let setup = disk.used_by(fixture.setup("sh ./build"));
+    let setup = on(&disk, fixture.setup("sh ./build"));
     // Nobody watches: the disk is full to the last byte when the build ends.
     let setup = setup.env("DISK_FREE_MIN", "0").env("CONCURRENCY", "1");
     let service = setup.start().await;
@@ -252,7 +183,7 @@ async fn on_a_full_disk_a_push_is_refused_and_the_end_of_a_build_is_told_all_the
 async fn a_service_starts_on_a_full_disk() {
     let mut fixture = Fixture::plain().await;
     let disk = SmallDisk::mount();
-    let mut service = disk.used_by(fixture.setup("true")).start().await;
+    let mut service = on(&disk, fixture.setup("true")).start().await;
     assert_eq!(end_of(&fixture, &service).await.1, PASSED);
     assert!(service.stop(DEADLINE).await.success());
     disk.fill();
@@ -393,18 +324,13 @@ async fn an_image_that_a_newer_build_has_taken_the_name_of_goes_and_a_persons_st
 
     // As a service with other data would have made it.
     let directory = tempfile::tempdir().expect("a directory");
-    let tar = directory.path().join("any.tar").display().to_string();
-    run(Command::new("tar").args([
-        "--create",
-        "--file",
-        &tar,
-        "--directory",
-        "/etc",
-        "hostname",
-    ]));
+    let file = directory.path().join("any.tar");
+    let mut tar = tar::Builder::new(File::create(&file).expect("created"));
+    tar.append_path("Cargo.toml").expect("written");
+    tar.finish().expect("written");
     let project = format!("com.docker.compose.project=ci-{}", Uuid::new_v4().simple());
     let label = format!("LABEL {project}");
-    let theirs = docker(&["import", "--change", &label, &tar]).await;
+    let theirs = docker(&["import", "--change", &label, &file.display().to_string()]).await;
     let theirs = theirs.trim_end();
     at_end.docker(&["rmi", theirs]);
 

@@ -22,6 +22,7 @@ mod machine;
 mod remote_engine;
 mod private_engine;
 mod fault_proxy;
+mod small_disk;
 mod one_box;
 
 pub use self::aws::{Aws, Queues, REGION, Stack};
@@ -41,5 +42,6 @@ pub use self::private_engine::PrivateEngine;
 pub use self::process::{Process, listening_address};
 pub use self::registry::Registry;
 pub use self::remote_engine::RemoteEngine;
+pub use self::small_disk::SmallDisk;
 pub use self::smtp::{Attachment, Mail, SinkOptions, SmtpSink, Tls};
 pub use self::tarball::Tarball;

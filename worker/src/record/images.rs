@@ -61,7 +61,6 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::super::tests::records;
-    use super::*;
 
     #[tokio::test]
     async fn only_what_was_pulled_stands_in_the_ledger() {
