@@ -253,8 +253,9 @@ async fn a_service_that_is_killed_while_it_stops_a_build_tells_why_it_was_stoppe
     let newer = fixture.push_another(&service).await;
     service.wait_for_log("superseded build=", DEADLINE).await;
     service.kill();
-    // Whatever the hook comes to now.
+    // What was decided holds, whatever the hook comes to now, and wherever the branch is.
     open_gate(&older.build).await;
+    fixture.repo.reset_to(&older.sha);
     service.start_again().await;
 
     let of_older = fixture.told_of(&older).await;
