@@ -6,6 +6,7 @@
 mod record;
 mod fault;
 mod hosting;
+mod hooks;
 mod route;
 mod answer;
 mod server;
@@ -22,6 +23,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body_util::combinators::UnsyncBoxBody;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,6 +31,8 @@ use tokio::task::JoinSet;
 use self::answer::Refusal;
 use self::fault::Script;
 pub use self::fault::{Endpoint, Fault};
+pub use self::hooks::{Delivery, Hook};
+use self::hooks::{Event, KnownHook};
 use self::hosting::Hosted;
 use self::record::Record;
 pub use self::record::{CommitState, Host, Request, Status};
@@ -137,6 +141,39 @@ impl GitHub {
             .entry(repo.to_owned())
             .or_default()
             .make_up(sha, tarball);
+    }
+
+    /// Creates a webhook of `owner/name` or of an organization, with a secret that signs if there is
+    /// one.
+    pub fn create_hook(&self, owner: &str, url: &str, secret: Option<&str>) -> Hook {
+        let mut content = self.content();
+        let id = content.hooks.len() as u64 + 1;
+        content.hooks.push(KnownHook {
+            id,
+            owner: owner.to_owned(),
+            url: url.to_owned(),
+            secret: secret.map(str::to_owned),
+            deliveries: Vec::new(),
+        });
+        Hook(id)
+    }
+
+    /// Delivers an event to a webhook, once, and remembers what came of it.
+    pub async fn deliver(&self, hook: Hook, event: &str, payload: &Value) -> Delivery {
+        let event = self
+            .content()
+            .hook(hook, |hook| Event::new(hook, event, payload));
+        let delivery = event.deliver().await;
+        self.content().note(hook, delivery)
+    }
+
+    /// Delivers the same once more, as a person asks GitHub to.
+    pub async fn redeliver(&self, hook: Hook, delivery: &Delivery) -> Delivery {
+        let event = self
+            .content()
+            .hook(hook, |hook| Event::again(hook, delivery));
+        let delivery = event.deliver().await;
+        self.content().note(hook, delivery)
     }
 
     /// Makes the next `count` requests to `endpoint` fail in this way, after those planned before.
@@ -288,9 +325,29 @@ struct State {
 #[derive(Debug, Default)]
 struct Content {
     repos: HashMap<String, Hosted>,
+    /// By their numbers, which begin with 1.
+    hooks: Vec<KnownHook>,
+    deliveries: u64,
     script: Script,
     /// Tarballs that may be fetched once: token → (`owner/name`, sha).
     downloads: HashMap<String, (String, String)>,
+}
+
+impl Content {
+    fn hook<T>(&self, hook: Hook, read: impl FnOnce(&KnownHook) -> T) -> T {
+        let known = self.hooks.iter().find(|known| known.id == hook.0);
+        read(known.expect("hooks are never removed"))
+    }
+
+    /// Numbers a delivery and remembers it.
+    fn note(&mut self, hook: Hook, mut delivery: Delivery) -> Delivery {
+        self.deliveries += 1;
+        delivery.id = self.deliveries;
+        let known = self.hooks.iter_mut().find(|known| known.id == hook.0);
+        let known = known.expect("hooks are never removed");
+        known.deliveries.push(delivery.clone());
+        delivery
+    }
 }
 
 impl State {

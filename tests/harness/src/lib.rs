@@ -33,7 +33,7 @@ pub use self::engine_proxy::EngineProxy;
 pub use self::fault_proxy::{FaultProxy, NetworkFault, Upstream};
 pub use self::git::TestRepo;
 pub use self::github::{
-    CommitState, Endpoint, Fault, GitHub, Host, Request, Settings, Status, TOKEN,
+    CommitState, Delivery, Endpoint, Fault, GitHub, Hook, Host, Request, Settings, Status, TOKEN,
 };
 pub use self::lambda::LambdaHandler;
 pub use self::one_box::{Answer, OneBox, Setup, WEBHOOK_SECRET};

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::hooks::{Delivery, KnownHook};
 use super::record::{CommitState, Status};
 use super::route::Route;
 use super::{Body, State};
@@ -38,6 +39,15 @@ pub(super) async fn answer(
             Route::Tarball { repo, reference } => redirect(state, &repo, &reference, &request),
             Route::Compare { repo, base, head } => compare(state, &repo, &base, &head),
             Route::GitCommit { repo, sha } => git_commit(state, &repo, &sha),
+            Route::Hooks { owner } => Ok(hooks(state, &owner)),
+            Route::HookDeliveries { owner, hook } => {
+                hook_deliveries(state, &owner, &hook, &request)
+            }
+            Route::HookDelivery {
+                owner,
+                hook,
+                delivery,
+            } => hook_delivery(state, &owner, &hook, &delivery),
             Route::Codeload => tarball(state, &request),
             Route::AllStatuses => Ok(json_answer(200, &json!(state.record.borrow().statuses))),
             Route::PushPayload => push_payload(state, &request),
@@ -224,6 +234,57 @@ fn tarball(state: &State, request: &Request<Incoming>) -> Answer {
         .header(header::CONTENT_TYPE, "application/x-gzip")
         .body(tarball);
     Ok(answer.expect("the header is valid"))
+}
+
+fn hooks(state: &State, owner: &str) -> Response<Body> {
+    let content = state.content();
+    let hooks = content.hooks.iter().filter(|hook| hook.owner == owner);
+    let hooks: Vec<Value> = hooks.map(KnownHook::json).collect();
+    json_answer(200, &json!(hooks))
+}
+
+/// Newest first; the cursor is the number of the delivery that a page begins with.
+fn hook_deliveries(state: &State, owner: &str, hook: &str, request: &Request<Incoming>) -> Answer {
+    let query = query(request);
+    let number = |name| query.get(name).and_then(|n| n.parse::<u64>().ok());
+    let first = number("cursor").unwrap_or(u64::MAX);
+    let per_page = number("per_page").unwrap_or(30).min(100) as usize;
+    let content = state.content();
+    let hook = known_hook(&content.hooks, owner, hook)?;
+    let newest_first = hook.deliveries.iter().rev();
+    let mut rest = newest_first.skip_while(|delivery| delivery.id > first);
+    let page: Vec<Value> = rest.by_ref().take(per_page).map(Delivery::json).collect();
+    let mut answer = json_answer(200, &json!(page));
+    if let Some(next) = rest.next() {
+        // The name leads elsewhere, as behind a proxy.
+        let link = format!(
+            "<https://api.github.example/hooks/{}/deliveries?per_page={per_page}&cursor={}>; rel=\"next\"",
+            hook.id, next.id
+        );
+        let link = HeaderValue::try_from(link).expect("the link is a valid header");
+        answer.headers_mut().insert(header::LINK, link);
+    }
+    Ok(answer)
+}
+
+fn hook_delivery(state: &State, owner: &str, hook: &str, delivery: &str) -> Answer {
+    let content = state.content();
+    let hook = known_hook(&content.hooks, owner, hook)?;
+    let mut deliveries = hook.deliveries.iter();
+    let found = deliveries.find(|known| known.id.to_string() == delivery);
+    let found = found.ok_or_else(Refusal::not_found)?;
+    Ok(json_answer(200, &found.whole_json()))
+}
+
+fn known_hook<'a>(
+    hooks: &'a [KnownHook],
+    owner: &str,
+    hook: &str,
+) -> Result<&'a KnownHook, Refusal> {
+    let known = hooks
+        .iter()
+        .find(|known| known.owner == owner && known.id.to_string() == hook);
+    known.ok_or_else(Refusal::not_found)
 }
 
 fn push_payload(state: &State, request: &Request<Incoming>) -> Answer {

@@ -25,6 +25,12 @@ pub enum Endpoint {
     Compare,
     /// `GET /repos/{owner}/{repo}/git/commits/{sha}`.
     GitCommit,
+    /// `GET /repos/{owner}/{repo}/hooks` and `GET /orgs/{org}/hooks`.
+    Hooks,
+    /// `GET …/hooks/{hook_id}/deliveries`.
+    HookDeliveries,
+    /// `GET …/hooks/{hook_id}/deliveries/{delivery_id}`.
+    HookDelivery,
     /// The tarball itself, on the other host.
     Codeload,
 }

@@ -36,6 +36,19 @@ pub(super) enum Route {
         repo: String,
         sha: String,
     },
+    /// Of a repository or an organization.
+    Hooks {
+        owner: String,
+    },
+    HookDeliveries {
+        owner: String,
+        hook: String,
+    },
+    HookDelivery {
+        owner: String,
+        hook: String,
+        delivery: String,
+    },
     Codeload,
     /// Not GitHub's: every status that was posted.
     AllStatuses,
@@ -83,8 +96,30 @@ impl Route {
                 repo: repo(owner, name),
                 sha: decoded(sha),
             },
+            (Host::Api, "GET", ["repos", owner, name, "hooks", rest @ ..]) => {
+                Self::of_hooks(repo(owner, name), rest)
+            }
+            (Host::Api, "GET", ["orgs", owner, "hooks", rest @ ..]) => {
+                Self::of_hooks(decoded(owner), rest)
+            }
             (Host::Api, "GET", ["_", "statuses"]) => Self::AllStatuses,
             (Host::Api, "GET", ["_", "push"]) => Self::PushPayload,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn of_hooks(owner: String, rest: &[&str]) -> Self {
+        match rest {
+            [] => Self::Hooks { owner },
+            [hook, "deliveries"] => Self::HookDeliveries {
+                owner,
+                hook: decoded(hook),
+            },
+            [hook, "deliveries", delivery] => Self::HookDelivery {
+                owner,
+                hook: decoded(hook),
+                delivery: decoded(delivery),
+            },
             _ => Self::Unknown,
         }
     }
@@ -98,6 +133,9 @@ impl Route {
             Self::Tarball { .. } => Some(Endpoint::Tarball),
             Self::Compare { .. } => Some(Endpoint::Compare),
             Self::GitCommit { .. } => Some(Endpoint::GitCommit),
+            Self::Hooks { .. } => Some(Endpoint::Hooks),
+            Self::HookDeliveries { .. } => Some(Endpoint::HookDeliveries),
+            Self::HookDelivery { .. } => Some(Endpoint::HookDelivery),
             Self::Codeload => Some(Endpoint::Codeload),
             Self::AllStatuses | Self::PushPayload | Self::Unknown => None,
         }
