@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Serve,
     /// Run a worker alone, one of any number that share the SQS queue at QUEUE_URL
     Worker,
+    /// Queue the pushes of the last three days that GitHub could not deliver, and exit
+    Reconcile,
     /// Ask the service on this machine whether it is healthy (exit code 0) or not (1)
     Healthcheck,
 }

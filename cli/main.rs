@@ -3,7 +3,10 @@
 mod command;
 mod health;
 mod pages;
+mod queue;
+mod reconcile;
 mod serve;
+mod work;
 
 use std::process::ExitCode;
 
@@ -18,7 +21,8 @@ async fn main() -> ExitCode {
     let env = Env::of_process();
     let result = match cli.command {
         Command::Serve => serve::run(&env).await,
-        Command::Worker => worker::service::run(&env).await,
+        Command::Worker => work::run(&env).await,
+        Command::Reconcile => reconcile::once(&env).await,
         Command::Healthcheck => health::check(&env).await,
     };
     exit::code("compose-ci", result)

@@ -2,6 +2,7 @@
 //!
 //! Start with [`webhook`], which reads as the way of a request: its [`body`] is bounded, its
 //! proof is [`verify`]-ed, it is read into an [`event`], and what to do is [`decide`]-d.
+//! [`missed`] goes a part of that way for pushes that never came in.
 //! [`server`] carries it over HTTP and HTTPS, `lambda` over the events of AWS Lambda, and
 //! `service` is a process of its own that does the one or the other.
 
@@ -11,6 +12,7 @@ mod verify;
 mod event;
 mod decide;
 pub mod webhook;
+pub mod missed;
 pub mod server;
 #[cfg(feature = "standalone")]
 mod lambda;

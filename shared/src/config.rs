@@ -7,6 +7,7 @@ mod engine;
 mod registry;
 mod mail;
 mod sqs;
+mod reconcile;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::variables;
 
 pub use self::engine::EngineConfig;
 pub use self::mail::{MailConfig, MailOn, SesConfig, SmtpConfig, SmtpTls};
+pub use self::reconcile::{ReconcileConfig, WebhookAddress};
 pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 pub use self::storage::StorageConfig;
@@ -183,19 +185,25 @@ impl HandlerConfig {
     /// # Errors
     /// The first variable that is missing or cannot be used.
     pub fn load(env: &Env) -> Result<Self> {
+        Ok(Self {
+            listen: ListenConfig::load(env)?,
+            webhook: WebhookConfig::load(env)?,
+        })
+    }
+}
+
+impl WebhookConfig {
+    fn load(env: &Env) -> Result<Self> {
         let token = env.secret("GITHUB_TOKEN")?;
         let secrets = env.secret_list("WEBHOOK_SECRET")?;
         if token.is_none() && secrets.is_empty() {
             return Err(missing("GITHUB_TOKEN"));
         }
         Ok(Self {
-            listen: ListenConfig::load(env)?,
-            webhook: WebhookConfig {
-                token,
-                secrets,
-                repos: env.required_parsed("GITHUB_REPO")?,
-                branches: env.parsed("BRANCHES", BranchFilter::default())?,
-            },
+            token,
+            secrets,
+            repos: env.required_parsed("GITHUB_REPO")?,
+            branches: env.parsed("BRANCHES", BranchFilter::default())?,
         })
     }
 }
@@ -343,9 +351,12 @@ fn nano_cpus(text: &str) -> Result<i64, String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoFilter(Vec<RepoPattern>);
 
+/// An item of a [`RepoFilter`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum RepoPattern {
+pub enum RepoPattern {
+    /// `owner/name`.
     One(RepoName),
+    /// `owner/*`.
     OwnedBy(String),
 }
 
@@ -356,6 +367,11 @@ impl RepoFilter {
             RepoPattern::One(one) => one == repo,
             RepoPattern::OwnedBy(owner) => owner.eq_ignore_ascii_case(repo.owner()),
         })
+    }
+
+    /// The items, in the order of the list.
+    pub fn patterns(&self) -> &[RepoPattern] {
+        &self.0
     }
 
     /// The only repository that may build, if there is but one: what a manual trigger means that

@@ -142,6 +142,16 @@ pub const GROUPS: &[Group] = &[
                 "HMAC secrets, comma separated; when set, a token in the URL is refused",
             ),
             plain(
+                "WEBHOOK_URL",
+                "PUBLIC_URL",
+                "the webhook's URL without a token, by which it is found at GitHub",
+            ),
+            plain(
+                "RECONCILE",
+                "1 (worker alone: 0)",
+                "0: pushes that GitHub could not deliver to the webhook are not looked for",
+            ),
+            plain(
                 "BRANCHES",
                 "*",
                 "globs of the branches and tags that build, comma separated",

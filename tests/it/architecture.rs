@@ -22,7 +22,7 @@ const CRATES: [Crate; 3] = [
     },
     Crate {
         name: "handler",
-        orchestrators: &["webhook"],
+        orchestrators: &["webhook", "missed"],
         steps: &["body", "verify", "event", "decide"],
     },
     Crate {

@@ -10,6 +10,7 @@ mod mail;
 mod ses;
 mod logs;
 mod life;
+mod reconcile;
 mod disk;
 mod engine;
 mod settings;

@@ -74,6 +74,8 @@ async fn what_cannot_be_used_is_named() {
         ("GITHUB_REPO", "hello"),
         ("GITHUB_API_URL", "api.github.com"),
         ("GITHUB_TOKEN", "a\nb"),
+        ("WEBHOOK_URL", "ci.example.org"),
+        ("RECONCILE", "yes"),
         ("BRANCHES", " , "),
         ("BIND", "localhost"),
         ("BIND", "192.0.2.1"),
@@ -112,6 +114,8 @@ async fn what_cannot_be_used_is_named() {
     compose-ci: GITHUB_REPO: "hello" is not owner/name or owner/*
     compose-ci: GITHUB_API_URL: must be a URL that begins with http:// or https://
     compose-ci: GITHUB_TOKEN: holds a character that no header can carry
+    compose-ci: WEBHOOK_URL: must be a URL that begins with http:// or https://
+    compose-ci: RECONCILE: must be one of 1, 0
     compose-ci: BRANCHES: names no branch
     compose-ci: BIND: must be an IP address
     compose-ci: BIND: cannot listen on 192.0.2.1:0: Cannot assign requested address (os error 99)
@@ -192,6 +196,7 @@ async fn help_lists_every_variable() {
     Commands:
       serve        Run the webhook, the queue and a worker in one process
       worker       Run a worker alone, one of any number that share the SQS queue at QUEUE_URL
+      reconcile    Queue the pushes of the last three days that GitHub could not deliver, and exit
       healthcheck  Ask the service on this machine whether it is healthy (exit code 0) or not (1)
       help         Print this message or the help of the given subcommand(s)
 
@@ -228,6 +233,8 @@ async fn help_lists_every_variable() {
         GITHUB_TOKEN       * statuses, tarballs; also the webhook's ?token= [required]
         GITHUB_REPO        owner/name; a comma list or owner/* accepts several [required]
         WEBHOOK_SECRET     * HMAC secrets, comma separated; when set, a token in the URL is refused [none]
+        WEBHOOK_URL        the webhook's URL without a token, by which it is found at GitHub [PUBLIC_URL]
+        RECONCILE          0: pushes that GitHub could not deliver to the webhook are not looked for [1 (worker alone: 0)]
         BRANCHES           globs of the branches and tags that build, comma separated [*]
         STATUS_CONTEXT     name of the commit status [compose-ci]
         GITHUB_API_URL     GitHub Enterprise, or a stand-in [https://api.github.com]

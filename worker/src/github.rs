@@ -1,5 +1,7 @@
 //! GitHub, as far as a build needs it: commit statuses, tarballs, and which commit a name means.
 
+mod hooks;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -15,6 +17,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shared::build::{CommitSha, RefName, RepoName};
 use shared::config::{ConfigError, GithubConfig};
+
+pub use hooks::{Attempt, Hook, HookOwner};
 
 /// GitHub itself gives up on a request after 10 s.
 const API_DEADLINE: Duration = Duration::from_secs(15);

@@ -31,5 +31,6 @@ mod hold;
 mod delivery;
 mod poll;
 pub mod service;
+pub mod missed;
 
 pub use poll::Worker;

@@ -2,11 +2,15 @@
 
 use std::process::ExitCode;
 
+use compose_ci_worker::service::Service;
 use shared::config::Env;
 use shared::exit;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = compose_ci_worker::service::run(&Env::of_process()).await;
-    exit::code("compose-ci-worker", result)
+    exit::code("compose-ci-worker", work().await)
+}
+
+async fn work() -> anyhow::Result<()> {
+    Service::open(&Env::of_process()).await?.run().await
 }

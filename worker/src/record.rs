@@ -3,6 +3,7 @@
 //! A build's end and the reports that it owes are stored in one transaction, so that a finished
 //! build can lose neither.
 
+mod dealt_with;
 mod images;
 mod leases;
 mod retention;
@@ -12,7 +13,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Params, Row, TransactionBehavior, params,
+};
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::message::Message;
 
@@ -34,11 +37,12 @@ const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// What each version of the database brought, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
     SUPERSEDED,
+    DEALT_WITH,
 ];
 
 const FIRST: &str = "
@@ -85,6 +89,15 @@ const SUPERSEDED: &str = "
     CREATE TABLE superseded (
         build_id   TEXT PRIMARY KEY,
         commit_sha TEXT NOT NULL
+    ) STRICT;
+";
+
+/// A push stands here that the webhook has missed, from when it was queued or found not to build
+/// until GitHub has forgotten it.
+const DEALT_WITH: &str = "
+    CREATE TABLE dealt_with (
+        build_id TEXT PRIMARY KEY,
+        at_ms    INTEGER NOT NULL
     ) STRICT;
 ";
 
@@ -413,11 +426,12 @@ fn lacks_room(error: &rusqlite::Error) -> bool {
 }
 
 fn migrate(db: &mut Connection) -> Result<()> {
-    let seen: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // Another process may do the same.
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let seen: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if seen > MIGRATIONS.len() as u32 {
         return Err(RecordError::Newer(seen));
     }
-    let transaction = db.transaction()?;
     for migration in &MIGRATIONS[seen as usize..] {
         transaction.execute_batch(migration)?;
     }

@@ -1,0 +1,226 @@
+//! Webhooks, and what became of their deliveries. GitHub remembers those of the last three days.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use http::Method;
+use http::header::LINK;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use shared::build::RepoName;
+use url::Url;
+
+use super::{Github, GithubError, no_answer, retried, send};
+
+/// The largest page that GitHub serves.
+const PER_PAGE: usize = 100;
+/// Pages of deliveries that are read at most: 10,000 deliveries, or one every 26 s for three days.
+const PAGES_MAX: usize = 100;
+
+/// Whose a webhook is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookOwner {
+    /// A repository's.
+    Repo(RepoName),
+    /// An organization's, for all of its repositories.
+    Organization(String),
+}
+
+/// A webhook.
+#[derive(Debug, Deserialize)]
+pub struct Hook {
+    /// GitHub's number of it.
+    pub id: u64,
+    /// Whether anything is delivered to it.
+    pub active: bool,
+    config: HookConfig,
+}
+
+#[derive(Debug, Deserialize)]
+struct HookConfig {
+    url: Option<String>,
+}
+
+/// One attempt to deliver one event.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Attempt {
+    /// GitHub's number of it.
+    pub id: u64,
+    /// What all attempts to deliver the same event have in common.
+    pub guid: String,
+    /// When it was made.
+    #[serde(deserialize_with = "rfc3339")]
+    pub delivered_at: SystemTime,
+    /// What the webhook answered; a 5xx, or nothing that HTTP knows, if it could not be reached.
+    pub status_code: u32,
+    /// The event's name.
+    pub event: String,
+}
+
+impl Attempt {
+    /// Whether the webhook has taken it.
+    pub fn succeeded(&self) -> bool {
+        (200..300).contains(&self.status_code)
+    }
+}
+
+/// One attempt with all that was sent.
+#[derive(Debug, Deserialize)]
+struct WholeAttempt {
+    request: SentRequest,
+}
+
+#[derive(Debug, Deserialize)]
+struct SentRequest {
+    payload: Value,
+}
+
+impl Hook {
+    /// Where it delivers to. It may carry a token.
+    pub fn url(&self) -> Option<&str> {
+        self.config.url.as_deref()
+    }
+}
+
+impl HookOwner {
+    fn path(&self) -> String {
+        match self {
+            Self::Repo(repo) => format!("/repos/{repo}/hooks"),
+            Self::Organization(name) => format!("/orgs/{name}/hooks"),
+        }
+    }
+}
+
+impl fmt::Display for HookOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repo(repo) => repo.fmt(f),
+            Self::Organization(name) => write!(f, "the organization {name}"),
+        }
+    }
+}
+
+impl Github {
+    /// All webhooks of this owner; GitHub allows 20 for one event.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    pub async fn hooks(&self, owner: &HookOwner) -> Result<Vec<Hook>, GithubError> {
+        let path = format!("{}?per_page={PER_PAGE}", owner.path());
+        let (hooks, _) = self
+            .read(&path, &format!("the webhooks of {owner}"))
+            .await?;
+        Ok(hooks)
+    }
+
+    /// The attempts to deliver to a webhook since this time, the newest first.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    pub async fn attempts(
+        &self,
+        owner: &HookOwner,
+        hook: u64,
+        since: SystemTime,
+    ) -> Result<Vec<Attempt>, GithubError> {
+        let what = format!("the deliveries of a webhook of {owner}");
+        let first_page = format!("{}/{hook}/deliveries?per_page={PER_PAGE}", owner.path());
+        let mut attempts = Vec::new();
+        let mut page = first_page.clone();
+        for _ in 0..PAGES_MAX {
+            let (newer, headers): (Vec<Attempt>, _) = self.read(&page, &what).await?;
+            let reaches_back = newer.last().is_some_and(|last| last.delivered_at < since);
+            attempts.extend(newer);
+            match next_cursor(&headers) {
+                Some(cursor) if !reaches_back => page = format!("{first_page}&cursor={cursor}"),
+                _ => break,
+            }
+        }
+        attempts.retain(|attempt| attempt.delivered_at >= since);
+        Ok(attempts)
+    }
+
+    /// The JSON that was sent in this attempt.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    pub async fn sent_payload(
+        &self,
+        owner: &HookOwner,
+        hook: u64,
+        attempt: u64,
+    ) -> Result<Value, GithubError> {
+        let path = format!("{}/{hook}/deliveries/{attempt}", owner.path());
+        let what = format!("a delivery of a webhook of {owner}");
+        let (attempt, _): (WholeAttempt, _) = self.read(&path, &what).await?;
+        Ok(attempt.request.payload)
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        what: &str,
+    ) -> Result<(T, HeaderMap), GithubError> {
+        let ask = || async {
+            let response = send(self.api(Method::GET, path), what).await?;
+            let headers = response.headers().clone();
+            let answer = response.json().await;
+            Ok((answer.map_err(|error| no_answer(what, error))?, headers))
+        };
+        retried(ask).await
+    }
+}
+
+/// Where the next page begins, escaped as GitHub has escaped it. Only that is taken from the link:
+/// it may lead to a name of GitHub that is not ours, and the token goes nowhere else.
+fn next_cursor(headers: &HeaderMap) -> Option<String> {
+    let links = headers.get(LINK)?.to_str().ok()?;
+    let next = links
+        .split(',')
+        .find(|link| link.contains(r#"rel="next""#))?;
+    let (_, rest) = next.split_once('<')?;
+    let (url, _) = rest.split_once('>')?;
+    let url = Url::parse(url).ok()?;
+    let pairs = url.query()?.split('&');
+    let cursor = pairs
+        .filter_map(|pair| pair.strip_prefix("cursor="))
+        .next()?;
+    Some(cursor.to_owned())
+}
+
+fn rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_rfc3339_weak(text.trim_end_matches('Z')).map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_asked_for_at_our_own_address() {
+        let links = r#"<https://api.github.com/repositories/1/hooks/2/deliveries?per_page=100&cursor=v1_120%3D%3D>; rel="next", <https://x.example/?cursor=v0>; rel="prev""#;
+        let headers = HeaderMap::from_iter([(LINK, links.parse().expect("a value"))]);
+        assert_eq!(next_cursor(&headers).as_deref(), Some("v1_120%3D%3D"));
+        let links = r#"<https://x.example/?cursor=v0>; rel="prev""#;
+        let headers = HeaderMap::from_iter([(LINK, links.parse().expect("a value"))]);
+        assert_eq!(next_cursor(&headers), None);
+    }
+
+    #[test]
+    fn an_attempt_is_read_as_github_tells_it() {
+        // The example of GitHub's documentation of a delivery that failed.
+        let json = r#"{"id":12345678,"guid":"0b989ba4-242f-11e5-81e1-c7b6966d2516",
+            "delivered_at":"2019-06-03T00:57:16Z","redelivery":false,"duration":0.27,
+            "status":"failed to connect","status_code":502,"event":"issues","action":"opened",
+            "installation_id":null,"repository_id":1,"throttled_at":null}"#;
+        let attempt: Attempt = serde_json::from_str(json).expect("an attempt");
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_559_523_436);
+        assert_eq!(attempt.delivered_at, at);
+        assert!(!attempt.succeeded());
+    }
+}
