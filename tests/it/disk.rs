@@ -83,12 +83,13 @@ async fn a_build_is_stopped_when_the_room_gets_scarce() {
 
 #[tokio::test]
 async fn a_log_that_fills_the_disk_ends_its_build_and_makes_room_for_the_next() {
-    let mut fixture = Fixture::of(&[("build", "exec yes")]).await;
+    let mut fixture = Fixture::of(&[("build", "true")]).await;
     let disk = SmallDisk::mount();
-    disk.fill_up_to(24 * MIB);
-    // Faster than anybody can watch.
-    let setup = fixture.setup("sh ./build").env("LOG_LIMIT", "1GiB");
-    let service = on(&disk, setup).start().await;
+    let setup = on(&disk, fixture.setup("sh ./build"));
+    let service = setup.env("DISK_FREE_MIN", "6MiB").start().await;
+    assert_eq!(end_of(&fixture, &service).await.1, PASSED);
+    disk.fill_up_to(8 * MIB);
+    fixture.commit("build", "exec yes");
     let (full, told) = end_of(&fixture, &service).await;
     assert!(told.starts_with("Error: error: disk full ("), "{told}");
     let page = service.get(&format!("/builds/{full}")).await.body;

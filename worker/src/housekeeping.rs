@@ -44,12 +44,17 @@ enum Thoroughness {
 }
 
 impl Housekeeper {
-    /// Sweeps now and from time to time.
+    /// Sweeps now and from time to time, more thoroughly where `DATA_DIR` is short of room: nothing
+    /// else may get so far as to ask for it.
     pub(crate) async fn sweep_regularly(&self) {
         let mut due = interval(SWEEP_INTERVAL);
         loop {
             due.tick().await;
-            self.sweep(Thoroughness::Usual).await;
+            let thoroughness = match self.check_room(&self.data_dir).await {
+                Ok(()) => Thoroughness::Usual,
+                Err(_full) => Thoroughness::MakeRoom,
+            };
+            self.sweep(thoroughness).await;
         }
     }
 
