@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use fastrand::Rng;
 use futures_util::future::join_all;
 use harness::{Engine, OneBox, SinkOptions, SmtpSink};
@@ -17,11 +18,13 @@ const LANES: usize = 2;
 /// The process dies so long after the point at most: what follows it takes a few milliseconds.
 const AFTER_POINT_MAX_US: u64 = 4000;
 /// A process lives for so long at most between two kills at random.
-const LIFE_MAX_MS: u64 = 1800;
+const LIFE_MAX_MS: u64 = 2500;
 /// So many builds at least wait or run when a process is killed at random.
 const UNDER_WAY: usize = 8;
 /// Fewer would tell nothing of what is met seldom.
 const KILLS_MIN: usize = 20;
+/// At one of so many kills a container vanishes before the next start.
+const KILLS_PER_LOST: u8 = 4;
 /// How long those may take at the end that were held up again and again.
 const BACKLOG_DEADLINE: Duration = Duration::from_secs(180);
 
@@ -97,7 +100,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
     let setup = world.setup(bench).env("CONCURRENCY", "4");
     let mut service = setup.start().await;
     let mut builds = Vec::new();
-    let mut kills = 0;
+    let (mut kills, mut lost) = (0, 0);
     while kills < planned && !budget.is_spent() {
         let under_way = builds
             .iter()
@@ -109,6 +112,9 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
         }
         sleep(Duration::from_millis(dice.u64(..LIFE_MAX_MS))).await;
         service.kill();
+        if dice.u8(..KILLS_PER_LOST) == 0 {
+            lost += usize::from(lose_a_container(&world, &engine, &builds).await);
+        }
         service.start_again().await;
         kills += 1;
     }
@@ -116,8 +122,22 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
         let sha = &build.commit.sha;
         world.github.wait_for_end(sha, BACKLOG_DEADLINE).await;
     }
-    let did = format!("{kills} of {planned} kills at random");
+    let did = format!("{kills} of {planned} kills at random, {lost} containers lost meanwhile");
     Seen::of(did, judge(bench, &engine, &world, service, &builds).await)
+}
+
+/// Removes the container of a build whose hook may run; whether there was one.
+async fn lose_a_container(world: &World, engine: &Engine, builds: &[Build]) -> bool {
+    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
+    for build in builds.iter().filter(|build| !world.has_ended(build)) {
+        let removed = engine
+            .docker()
+            .remove_container(&build.id, Some(remove.clone()));
+        if removed.await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Lets everything come to rest first: what is told too much is told late.

@@ -16,7 +16,10 @@ mod points;
 mod kill;
 mod engine;
 mod network;
+mod damage;
 mod handler;
+mod power;
+mod disk;
 mod poison;
 mod many;
 
@@ -30,7 +33,7 @@ use crate::plan::Plan;
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 11] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(330),
@@ -52,9 +55,24 @@ const ROWS: [Row; 8] = [
         run: |bench, budget, dice| network::fails(bench, budget, dice).boxed_local(),
     },
     Row {
+        name: "damage",
+        long: Duration::from_secs(60),
+        run: |bench, budget, dice| damage::tarballs(bench, budget, dice).boxed_local(),
+    },
+    Row {
         name: "handler-killed",
         long: Duration::from_secs(60),
         run: |bench, budget, dice| handler::killed(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "power-cut",
+        long: Duration::from_secs(60),
+        run: |bench, budget, dice| power::cut(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "disk-full",
+        long: Duration::from_secs(180),
+        run: |bench, budget, dice| disk::full(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "poison-sqs",

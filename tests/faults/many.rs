@@ -67,7 +67,7 @@ async fn build(
 ) -> Vec<String> {
     let mut builds = Vec::new();
     for number in numbers {
-        builds.push(world.push(service, world.made_up(number)).await);
+        builds.push(world.push(service, world.made_up(number, "", |_| {})).await);
     }
     let mut problems = Vec::new();
     for Build { commit, id } in &builds {

@@ -17,6 +17,9 @@ use crate::hooks::{Hooks, Mark};
 /// How long anything may take that must come. Generous: the machine may be busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// As much of an error as a line of the report has room for.
+const REASON_MAX_CHARS: usize = 50;
+
 /// The image of the hooks: it has bash, and is small.
 const IMAGE: &str = "debian:trixie-slim";
 const REPO: &str = "octo/hello";
@@ -87,10 +90,21 @@ impl World {
         }
     }
 
-    /// A commit of no files, that no git repository made.
-    pub(crate) fn made_up(&self, number: usize) -> Commit {
+    /// A commit that no git repository made, with one file, `content`; GitHub sends its tarball as
+    /// it is left.
+    pub(crate) fn made_up(
+        &self,
+        number: usize,
+        content: &str,
+        leave: impl FnOnce(&mut Vec<u8>),
+    ) -> Commit {
         let sha = format!("{number:040x}");
-        let tarball = Tarball::with_entries(&sha, |_| Ok(()));
+        let Tarball::Bytes(packed) = packed(&sha, content) else {
+            panic!("a tarball of few entries is made of bytes")
+        };
+        let mut packed = packed.to_vec();
+        leave(&mut packed);
+        let tarball = Tarball::Bytes(packed.into());
         self.github.host_tarball(REPO, &sha, tarball);
         Commit { sha, exit_code: 0 }
     }
@@ -217,7 +231,8 @@ impl Tally {
         let mut reasons = self.errors.clone();
         reasons.sort();
         for same in reasons.chunk_by(|one, other| one == other) {
-            summary += &format!(" [{} × {}]", same.len(), same[0]);
+            let reason: String = same[0].chars().take(REASON_MAX_CHARS).collect();
+            summary += &format!(" [{} × {reason}]", same.len());
         }
         if self.cut > 0 {
             summary += &format!(", {} without the end of their log", self.cut);
@@ -264,6 +279,9 @@ impl Evidence {
         let is_true = match end.state {
             CommitState::Success => self.exit_code == 0 && self.ended == 1,
             CommitState::Failure => self.exit_code != 0 && self.ended == 1,
+            CommitState::Error if self.began > 0 && words(end).contains("gave up") => {
+                return Err("was given up although its hook began".to_owned());
+            }
             CommitState::Error if self.has_part_of_log() => return Ok(Told::Error(words(end))),
             CommitState::Error => {
                 let last = self.log.lines().last();
@@ -306,9 +324,19 @@ fn states(statuses: &[Status]) -> String {
 }
 
 /// What a build's hook has written, as it is stored.
-fn log(service: &OneBox, build: &str) -> String {
+pub(crate) fn log(service: &OneBox, build: &str) -> String {
     let path = service.data_dir().join(format!("logs/{build}.log"));
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// The commit with one file, `content`.
+fn packed(sha: &str, content: &str) -> Tarball {
+    Tarball::with_entries(sha, |archive| {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, "hello/content", content.as_bytes())
+    })
 }
 
 /// The service with mail to a server at this address, in the clear.

@@ -253,7 +253,7 @@ impl OneBox {
 
     /// Where the service keeps its state; it survives [`OneBox::start_again`].
     pub fn data_dir(&self) -> &Path {
-        self.setup.data_dir.path()
+        Path::new(&self.setup.env["DATA_DIR"])
     }
 
     /// The service's process id.

@@ -23,6 +23,7 @@ const GATEWAY: &str = "198.18.0.1";
 /// the machine's. Containers outlive an engine that was killed, and the engine that is started
 /// next stops them.
 const ENGINE: &str = r#"
+mount -o remount,size=1g /var/lib/docker
 while read -r order; do
     case $order in
     start)
@@ -41,6 +42,9 @@ while read -r order; do
     esac
 done
 "#;
+
+/// What a test fills the engine's disk with.
+const BALLAST: &str = "var/lib/docker/ballast";
 
 /// Generous: the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -133,6 +137,30 @@ impl PrivateEngine {
     /// Lets it go on after [`suspend`](Self::suspend).
     pub fn resume(&mut self) {
         self.order("CONT");
+    }
+
+    /// Fills its disk, of 1 GiB, to the last byte.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn fill_disk(&self) {
+        let ballast = File::create(self.path(BALLAST));
+        let mut ballast = ballast.expect("the machine runs");
+        let chunk = vec![0; 1 << 20];
+        while ballast.write_all(&chunk).is_ok() {}
+    }
+
+    /// Takes away what filled it.
+    ///
+    /// # Panics
+    /// When nothing did.
+    pub fn free_disk(&self) {
+        std::fs::remove_file(self.path(BALLAST)).expect("it was filled");
+    }
+
+    /// Where a file of its machine is found on this one.
+    fn path(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root/{path}", self.process.pid()).into()
     }
 
     /// A listener that its containers reach, and the address that they reach it by.

@@ -21,18 +21,42 @@ impl SmallDisk {
     /// # Panics
     /// When this process may not mount.
     pub fn mount() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let disk = Self { directory };
-        let image = disk.directory.path().join("image");
-        let file = File::create(&image).expect("it is our directory");
+        let disk = Self::not_mounted();
+        let file = File::create(disk.image()).expect("it is our directory");
         file.set_len(SIZE_BYTES)
             .expect("a sparse file takes no room");
         let made = ["-q", "-F", "-m", "0", "-N", "2048"];
-        run(Command::new("mkfs.ext4").args(made).arg(&image));
+        run(Command::new("mkfs.ext4").args(made).arg(disk.image()));
+        disk.mounted()
+    }
+
+    /// What would be found on it if the power went off now. What a program wrote and nobody has
+    /// asked to reach the disk is in the kernel's memory, not in the file that stands for the disk.
+    ///
+    /// # Panics
+    /// When that is no file system any more.
+    pub fn after_power_cut(&self) -> Self {
+        let copy = Self::not_mounted();
+        let images = [self.image(), copy.image()];
+        run(Command::new("cp").arg("--sparse=always").args(images));
+        copy.mounted()
+    }
+
+    fn not_mounted() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let disk = Self { directory };
         fs::create_dir(disk.path()).expect("it is our directory");
-        let mounted = [image, disk.path()];
-        run(Command::new("mount").args(["-o", "loop"]).args(mounted));
         disk
+    }
+
+    fn mounted(self) -> Self {
+        let mounted = [self.image(), self.path()];
+        run(Command::new("mount").args(["-o", "loop"]).args(mounted));
+        self
+    }
+
+    fn image(&self) -> PathBuf {
+        self.directory.path().join("image")
     }
 
     /// Where it is mounted.
