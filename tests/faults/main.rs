@@ -18,6 +18,7 @@ mod engine;
 mod network;
 mod damage;
 mod handler;
+mod missed;
 mod power;
 mod disk;
 mod poison;
@@ -33,7 +34,7 @@ use crate::plan::Plan;
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(330),
@@ -63,6 +64,11 @@ const ROWS: [Row; 11] = [
         name: "handler-killed",
         long: Duration::from_secs(60),
         run: |bench, budget, dice| handler::killed(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "missed",
+        long: Duration::from_secs(180),
+        run: |bench, budget, dice| missed::pushes(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "power-cut",

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::{
-    CommitState, Engine, GitHub, OneBox, PrivateEngine, Push, Queues, REGION, Setup, Status,
-    Tarball, TestRepo,
+    CommitState, Engine, GitHub, Hook, OneBox, PrivateEngine, Push, Queues, REGION, Setup, Status,
+    Tarball, TestRepo, WEBHOOK_SECRET,
 };
 
 use shared::build::BuildId;
@@ -127,6 +127,21 @@ impl World {
             id: answer.build_id(),
             commit,
         }
+    }
+
+    /// Tells GitHub of a webhook.
+    pub(crate) fn webhook(&self, url: &str) -> Hook {
+        self.github.create_hook(REPO, url, Some(WEBHOOK_SECRET))
+    }
+
+    /// What is wrong with a build that should have passed, for a row that needs no more evidence.
+    pub(crate) fn is_not_passed(&self, commit: &Commit) -> Option<String> {
+        let states = self.github.states(&commit.sha);
+        let finals: Vec<_> = states
+            .into_iter()
+            .filter(|state| *state != CommitState::Pending)
+            .collect();
+        (finals != [CommitState::Success]).then(|| format!("{} was told {finals:?}", commit.sha))
     }
 
     /// Whether a final status was posted.
