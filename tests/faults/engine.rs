@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::hooks::Mark;
 use crate::plan::Budget;
 use crate::row::Seen;
-use crate::world::{Bench, DEADLINE, Tally, World};
+use crate::world::{Bench, DEADLINE, Tally, World, log};
 
 /// How long the engine is away at most, besides the time of its start.
 const AWAY_MAX_MS: u64 = 3000;
@@ -34,7 +34,7 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
     dice.shuffle(&mut signals);
     let world = World::new().await;
     let mut service = world.setup(bench).start().await;
-    let mut builds = Vec::new();
+    let (mut builds, mut shrunk) = (Vec::new(), 0);
     for signal in &signals {
         if budget.is_spent() {
             break;
@@ -45,6 +45,7 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
         let sha = &build.commit.sha;
         bench.hooks.wait_for(sha, Mark::Halfway, DEADLINE).await;
         leave(&mut bench.engine, *signal).await;
+        let stored_bytes = log(&service, &build.id).len();
         // Some hooks come to their end while nobody can tell.
         if dice.bool() {
             bench.hooks.release(sha);
@@ -52,12 +53,13 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
         come_back(&mut bench.engine, *signal, &mut dice).await;
         bench.hooks.release(sha);
         world.github.wait_for_end(sha, DEADLINE).await;
+        shrunk += usize::from(log(&service, &build.id).len() < stored_bytes);
         builds.push(build);
     }
     let engine = bench.engine.connect().await;
     Tally::nothing_is_left(&engine, &builds).await;
     service.stop(DEADLINE).await;
-    // What a hook has written stays in a pipe until the engine reads it.
+    // An engine that is killed does not have all that the hook wrote.
     let mut tally = Tally::without_ends_of_logs();
     for build in &builds {
         tally.judge(&world, &bench.hooks, &service, build);
@@ -75,7 +77,9 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
         count(Signal::Stop),
         signals.len()
     );
-    Seen::of(did, tally)
+    let mut seen = Seen::of(did, tally);
+    seen.saw += &format!(", {shrunk} whose stored log became shorter");
+    seen
 }
 
 async fn leave(engine: &mut PrivateEngine, signal: Signal) {

@@ -19,13 +19,15 @@ use crate::world::{Bench, World};
 /// From one push to the next: 200 a second.
 const PUSH_INTERVAL: Duration = Duration::from_millis(5);
 const PUSH_DEADLINE: Duration = Duration::from_secs(10);
+/// Fewer would be over before the first kill.
+const PUSHES_MIN: usize = 1500;
 /// How long a process lives.
 const LIFE_MS: std::ops::Range<u64> = 2000..5000;
 /// Nothing listens on the port of "discard": what is accepted waits.
 const NO_ENGINE: &str = "tcp://127.0.0.1:9";
 
 pub(crate) async fn killed(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
-    let planned = budget.times(10_000);
+    let planned = budget.times(10_000).max(PUSHES_MIN);
     let world = World::new().await;
     let setup = world.setup(bench).env("DOCKER_HOST", NO_ENGINE);
     let mut service = setup.env("LOG_LEVEL", "info").start().await;
@@ -51,7 +53,11 @@ pub(crate) async fn killed(bench: &mut Bench, budget: &Budget, mut dice: Rng) ->
     };
     service.kill();
     let did = format!("{kills} kills under {} of {planned} pushes", pushed.sent);
-    pushed.compare(did, &queued(&service))
+    let mut seen = pushed.compare(did, &queued(&service));
+    if kills == 0 {
+        seen.problems.push("nothing was killed".to_owned());
+    }
+    seen
 }
 
 /// What became of the pushes.

@@ -7,7 +7,7 @@ const SHORT: f64 = 0.05;
 /// The dice of every run, unless `FAULTS_SEED` throws others.
 const SEED: u64 = 4;
 /// A row has at least this long: something has to be seen.
-const BUDGET_MIN: Duration = Duration::from_secs(12);
+const BUDGET_MIN: Duration = Duration::from_secs(20);
 
 /// What a person asked for.
 #[derive(Clone, Debug)]

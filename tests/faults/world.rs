@@ -169,7 +169,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Of builds whose engine may have lost what it had not read yet.
+    /// Of builds whose engine may have lost the end of what their hooks wrote.
     pub(crate) fn without_ends_of_logs() -> Self {
         Self {
             engine_loses_logs: true,
