@@ -59,8 +59,11 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
     let engine = bench.engine.connect().await;
     Tally::nothing_is_left(&engine, &builds).await;
     service.stop(DEADLINE).await;
-    // An engine that is killed does not have all that the hook wrote.
+    // An engine that is killed does not have all that the hook wrote; what was stored before stays.
     let mut tally = Tally::without_ends_of_logs();
+    if shrunk > 0 {
+        tally.problem(format!("{shrunk} stored logs became shorter"));
+    }
     for build in &builds {
         tally.judge(&world, &bench.hooks, &service, build);
     }
@@ -77,9 +80,7 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
         count(Signal::Stop),
         signals.len()
     );
-    let mut seen = Seen::of(did, tally);
-    seen.saw += &format!(", {shrunk} whose stored log became shorter");
-    seen
+    Seen::of(did, tally)
 }
 
 async fn leave(engine: &mut PrivateEngine, signal: Signal) {

@@ -174,6 +174,12 @@ impl Builder {
         if let Some(by) = superseded_by.get() {
             return Err(Obstacle::Permanent(format!("superseded by {}", by.short())));
         }
+        // That of a hook that ran before, with RERUN_INTERRUPTED=1.
+        log::remove(&self.data_dir, request.id).map_err(|error| {
+            Obstacle::Transient(format!(
+                "the log of an earlier run cannot be removed: {error}"
+            ))
+        })?;
         self.records.hook_starts(request.id).await?;
         self.engine.start(&name).await?;
         Ok(Started {
@@ -291,6 +297,19 @@ impl Builder {
         superseded_by: &SetOnce<CommitSha>,
     ) -> Outcome {
         let path = log::path(&self.data_dir, request.id);
+        let outcome = self.follow_to_end(&path, started, superseded_by).await;
+        if let Err(error) = log::keep_longer(&path) {
+            tracing::warn!(build = %request.id, %error, "the log may lack its end");
+        }
+        outcome
+    }
+
+    async fn follow_to_end(
+        &self,
+        path: &Path,
+        started: Started,
+        superseded_by: &SetOnce<CommitSha>,
+    ) -> Outcome {
         let deadline = self.deadline(started.at);
         let limits = Limits {
             deadline,
@@ -300,8 +319,11 @@ impl Builder {
         let mut output = started.output;
         let mut from_log = started.from_log;
         loop {
+            if from_log {
+                set_aside(path);
+            }
             let exit = self.wait_beside(&started.name);
-            let recorded = self.record(&started.name, &path, &mut output, limits);
+            let recorded = self.record(&started.name, path, &mut output, limits);
             let heard = match recorded.await {
                 Ok(heard) => heard,
                 Err(error) => return self.without_log(&started.name, &error).await,
@@ -314,7 +336,7 @@ impl Builder {
                 }
                 Ok(Some(ending)) => {
                     if from_log || cut {
-                        self.complete_log(&started.name, &path).await;
+                        self.complete_log(&started.name, path).await;
                     }
                     return self.outcome(ending, &started.checkout).await;
                 }
@@ -380,6 +402,7 @@ impl Builder {
     /// Records once more the log that was followed while the container ran, now that the engine
     /// has all of it.
     async fn complete_log(&self, name: &str, path: &Path) {
+        set_aside(path);
         let mut recorder = match self.recorder(path) {
             Ok(recorder) => recorder,
             Err(error) => return tracing::warn!(build = name, %error, "the log may lack its end"),
@@ -498,6 +521,12 @@ impl Builder {
     fn deadline(&self, started_at: SystemTime) -> Instant {
         let ran_for = started_at.elapsed().unwrap_or_default();
         Instant::now() + self.hook.timeout.saturating_sub(ran_for)
+    }
+}
+
+fn set_aside(path: &Path) {
+    if let Err(error) = log::set_aside(path) {
+        tracing::warn!(?path, %error, "the log may lose what the engine has lost");
     }
 }
 

@@ -38,13 +38,56 @@ pub fn path(data_dir: &Path, build: BuildId) -> PathBuf {
 /// The file system refuses.
 pub(crate) fn remove(data_dir: &Path, build: BuildId) -> io::Result<()> {
     let path = path(data_dir, build);
-    for path in [path.with_extension("tail"), path] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    for path in [path.with_extension("tail"), earlier(&path), path] {
+        none_is_fine(fs::remove_file(path))?;
     }
     Ok(())
+}
+
+/// Sets aside what is stored of a log before it is recorded once more from the engine's own copy:
+/// an engine that was killed may have lost what it had already told.
+///
+/// # Errors
+/// The file system refuses.
+pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
+    match size(path)? > size(&earlier(path))? {
+        true => fs::rename(path, earlier(path)),
+        false => Ok(()),
+    }
+}
+
+/// Puts back what was set aside, with a line about it, if it holds more than what was recorded
+/// since; else removes it.
+///
+/// # Errors
+/// The file system refuses.
+pub(crate) fn keep_longer(path: &Path) -> io::Result<()> {
+    let earlier = earlier(path);
+    if size(&earlier)? <= size(path)? {
+        return none_is_fine(fs::remove_file(earlier));
+    }
+    let mut log = OpenOptions::new().append(true).open(&earlier)?;
+    log.write_all(b"\n[compose-ci: the engine lost the log from about here]\n")?;
+    fs::rename(earlier, path)
+}
+
+fn earlier(path: &Path) -> PathBuf {
+    path.with_extension("earlier")
+}
+
+/// In bytes; nothing is 0.
+fn size(path: &Path) -> io::Result<u64> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        found => found.map(|file| file.len()),
+    }
+}
+
+fn none_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Writes one build's log.
@@ -301,6 +344,30 @@ mod tests {
         let files = fs::read_dir(directory.path()).expect("listed").count();
         assert_eq!(files, 1, "the tail's file is gone");
         fs::read_to_string(&path).expect("read")
+    }
+
+    #[test]
+    fn of_two_recordings_of_a_log_the_longer_is_kept() {
+        let lost = "\n[compose-ci: the engine lost the log from about here]\n";
+        for (before, again, kept) in [
+            ("one two", "one two three", "one two three".to_owned()),
+            ("one two", "one two", "one two".to_owned()),
+            ("one two", "one", format!("one two{lost}")),
+            ("", "one", "one".to_owned()),
+        ] {
+            let directory = tempfile::tempdir().expect("directory");
+            let path = directory.path().join("build.log");
+            fs::write(&path, before).expect("written");
+            set_aside(&path).expect("set aside");
+            fs::write(&path, again).expect("written");
+            // A connection may break more than once.
+            set_aside(&path).expect("set aside");
+            fs::write(&path, again).expect("written");
+            keep_longer(&path).expect("kept");
+            assert_eq!(fs::read_to_string(&path).expect("read"), kept);
+            let files = fs::read_dir(directory.path()).expect("listed").count();
+            assert_eq!(files, 1);
+        }
     }
 
     #[tokio::test]
