@@ -92,9 +92,15 @@ impl Worker {
         let slots = Slots::new(engine, deliveries.clone(), self.config.concurrency);
         let ending = CancellationToken::new();
         let mut reporting = pin!(reporter.run(&ending));
+        let drain_timeout = self.config.drain_timeout;
+        let working = async {
+            tokio::join!(
+                slots.run(&queue, drain, drain_timeout),
+                tell_dead_letters(&deliveries, &queue, drain, drain_timeout),
+            )
+        };
         tokio::select! {
-            () = slots.run(&queue, drain, self.config.drain_timeout) => {}
-            () = tell_dead_letters(&deliveries, &queue) => {}
+            ((), ()) = working => {}
             () = &mut reporting => {}
             () = job.builder.housekeeper.sweep_regularly() => {}
             () = shutdown.abort.cancelled() => return Ok(()),
@@ -258,27 +264,34 @@ impl Slots {
     }
 }
 
-/// Gives what was received too often its final status all the same.
-async fn tell_dead_letters(deliveries: &Deliveries, queue: &Queue) {
+/// Gives what was received too often its final status all the same, until asked to stop.
+async fn tell_dead_letters(
+    deliveries: &Deliveries,
+    queue: &Queue,
+    drain: &CancellationToken,
+    drain_timeout: Duration,
+) {
     let mut letters = JoinSet::new();
     loop {
         while letters.try_join_next().is_some() {}
-        match queue
-            .receive_dead_letters(DEAD_LETTERS_AT_ONCE, RECEIVE_WAIT)
-            .await
-        {
-            Ok(received) => received.into_iter().for_each(|letter| {
+        let received = queue.receive_dead_letters(DEAD_LETTERS_AT_ONCE, RECEIVE_WAIT);
+        match drain.run_until_cancelled(received).await {
+            Some(Ok(received)) => received.into_iter().for_each(|letter| {
                 let deliveries = deliveries.clone();
                 letters.spawn(async move {
                     deliveries.take(letter, Origin::DeadLetters).await;
                 });
             }),
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::error!(%error, "cannot receive dead letters");
-                sleep(TROUBLE_DELAY).await;
+                drain.run_until_cancelled(sleep(TROUBLE_DELAY)).await;
             }
+            None => break,
         }
     }
+    let all = async { while letters.join_next().await.is_some() {} };
+    // What is not told by then comes back, to the next start or to another worker.
+    let _ = timeout(drain_timeout, all).await;
 }
 
 fn links(config: &WorkerConfig) -> Links {
