@@ -9,12 +9,12 @@ use anyhow::{Context, anyhow, ensure};
 use handler::missed::MissedDeliveries;
 use shared::build::{BuildId, BuildRequest};
 use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig};
+use shared::github::HookOwner;
 use shared::message::Message;
 use shared::queue::Queue;
 use shared::telemetry;
 use tokio::time::sleep;
 use worker::Worker;
-use worker::github::HookOwner;
 use worker::missed::{LookupError, MissedPushes};
 use worker::record::Records;
 
@@ -191,7 +191,7 @@ impl Findings {
 
 #[cfg(test)]
 mod tests {
-    use worker::github::GithubError;
+    use shared::github::GithubError;
 
     use super::*;
 

@@ -2,14 +2,16 @@
 //!
 //! Read in this order: the domain types that a push is made of ([`build`]), the message that
 //! travels through the queue ([`message`]), the variables that a person sets ([`config`]), the
-//! [`queue`] itself, and the process's surroundings: [`tls`], `aws`, [`telemetry`], [`shutdown`],
-//! [`exit`].
+//! [`queue`] itself, `github`'s API, and the process's surroundings: [`tls`], `aws`, [`telemetry`],
+//! [`shutdown`], [`exit`].
 
 pub mod build;
 pub mod message;
 pub mod variables;
 pub mod config;
 pub mod tls;
+#[cfg(feature = "github")]
+pub mod github;
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod queue;

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
+use shared::github::Github;
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
 use tokio::sync::SetOnce;
@@ -20,7 +21,6 @@ use crate::checkout::checkout;
 use crate::container::{self, BUILD_LABEL, Plan, TARBALL_DIR};
 use crate::disk::{self, DiskFull};
 use crate::engine::{Engine, EngineError, Output, Phase};
-use crate::github::Github;
 use crate::housekeeping::Housekeeper;
 use crate::log::{self, Recorder};
 use crate::mask::Secrets;

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use shared::build::{CommitSha, RepoName};
+use shared::github::Github;
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::archive::{self, ArchiveError};
 use crate::container::TARBALL_DIR;
 use crate::engine::Engine;
-use crate::github::Github;
 use crate::outcome::Obstacle;
 
 /// How often a download that breaks off is begun again before the commit goes back to the queue.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use shared::github::{CommitStatus, Github, State};
 use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
 use shared::queue::MAX_RECEIVES;
 use tokio::sync::SetOnce;
@@ -11,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
 use crate::cleanup;
-use crate::github::{CommitStatus, Github, State};
 use crate::mail::Mailer;
 use crate::outcome::{Obstacle, Outcome};
 use crate::record::{Build, RecordError, Records, Report};

@@ -4,7 +4,6 @@
 //! stand in the order in which the steps use them.
 
 pub mod disk;
-pub mod github;
 pub mod engine;
 pub mod outcome;
 pub mod record;

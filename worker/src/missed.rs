@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use shared::build::BuildId;
 use shared::config::{ReconcileConfig, RepoPattern, WebhookAddress};
+use shared::github::{Attempt, Github, GithubError, HookOwner};
 
-use crate::github::{Attempt, Github, GithubError, HookOwner};
 use crate::record::{RecordError, Records};
 
 /// How long GitHub remembers deliveries.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::build::CommitSha;
+use shared::github::GithubError;
 
 use crate::disk::DiskFull;
 use crate::engine::EngineError;
-use crate::github::GithubError;
 
 /// How a build ended. Every accepted push ends in exactly one of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 //! The page is sent as it is made: [`head`], the log in pieces through a [`LogEscaper`], [`foot`].
 
 use ansi_to_html::Esc;
+use shared::github::State;
 
-use crate::github::State;
 use crate::record::Build;
 use crate::render::{self, Fact};
 use crate::terminal::PlainText;

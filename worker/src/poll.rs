@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use shared::config::{ConfigError, WorkerConfig};
+use shared::github::Github;
 use shared::queue::{Delivery, Queue};
 use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::build::Builder;
 use crate::delivery::{Deliveries, Origin};
 use crate::engine::{Engine, EngineError};
-use crate::github::Github;
 use crate::housekeeping::Housekeeper;
 use crate::job::Job;
 use crate::log;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ansi_to_html::Esc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::build::{CommitSha, GitRef, Revision};
+use shared::github::State;
 
-use crate::github::State;
 use crate::outcome::Outcome;
 use crate::record::Build;
 use crate::terminal;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use shared::build::BuildId;
+use shared::github::{CommitStatus, Github};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::github::{CommitStatus, Github};
 use crate::log;
 use crate::mail::{MailError, Mailer};
 use crate::record::{Build, DueReport, RecordError, Records, Report};

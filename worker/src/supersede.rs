@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use shared::build::{CommitSha, GitRef, RefName, RepoName, skip_mark};
+use shared::github::{Github, GithubError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{SetOnce, broadcast};
 use tokio::time::sleep;
 
-use crate::github::{Github, GithubError};
 use crate::record::{Build, RecordError, Records};
 
 /// How often the branch of a build that runs is looked at: some 100 requests an hour, of the 5,000

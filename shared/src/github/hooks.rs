@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use crate::build::RepoName;
 use http::HeaderMap;
 use http::Method;
 use http::header::LINK;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use shared::build::RepoName;
 use url::Url;
 
 use super::{Github, GithubError, no_answer, retried, send};

@@ -4,6 +4,8 @@ mod hooks;
 
 use std::time::{Duration, SystemTime};
 
+use crate::build::{CommitSha, RefName, RepoName};
+use crate::config::{ConfigError, GithubConfig};
 use anyhow::Context;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
@@ -15,8 +17,6 @@ use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use shared::build::{CommitSha, RefName, RepoName};
-use shared::config::{ConfigError, GithubConfig};
 
 pub use hooks::{Attempt, Hook, HookOwner};
 
@@ -129,7 +129,7 @@ impl Github {
     /// # Errors
     /// The token is no header value, or the certificates cannot be used.
     pub fn new(config: &GithubConfig) -> anyhow::Result<Self> {
-        let tls = shared::tls::client_config(config.ca_bundle.as_deref())?;
+        let tls = crate::tls::client_config(config.ca_bundle.as_deref())?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .user_agent(concat!("compose-ci/", env!("CARGO_PKG_VERSION")))
