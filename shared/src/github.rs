@@ -189,6 +189,25 @@ impl Github {
         send(request, "the commit status").await.map(drop)
     }
 
+    /// What was said about a commit under our name, the newest first. Of a commit with more than a
+    /// hundred statuses, those of others included, the older ones are left out.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; asked once.
+    pub async fn statuses(
+        &self,
+        repo: &RepoName,
+        commit: &CommitSha,
+    ) -> Result<Vec<CommitStatus>, GithubError> {
+        const WHAT: &str = "the list of commit statuses";
+        let path = format!("/repos/{repo}/commits/{commit}/statuses?per_page=100");
+        let statuses: Vec<ContextStatus> = self.json(&path, WHAT).await?;
+        let ours = statuses
+            .into_iter()
+            .filter(|known| known.context == self.context);
+        Ok(ours.map(|known| known.status).collect())
+    }
+
     /// Whether the newest status of ours on this commit is this one.
     async fn is_current(
         &self,
@@ -196,11 +215,8 @@ impl Github {
         commit: &CommitSha,
         status: &CommitStatus,
     ) -> Result<bool, GithubError> {
-        const WHAT: &str = "the list of commit statuses";
-        let path = format!("/repos/{repo}/commits/{commit}/statuses?per_page=100");
-        let statuses: Vec<ContextStatus> = self.json(&path, WHAT).await?;
-        let newest_of_ours = statuses.iter().find(|known| known.context == self.context);
-        Ok(newest_of_ours.is_some_and(|known| known.status == *status))
+        let statuses = self.statuses(repo, commit).await?;
+        Ok(statuses.first() == Some(status))
     }
 
     /// Which commit a branch, tag or short id means.
@@ -346,7 +362,11 @@ fn default_headers(config: &GithubConfig) -> Result<HeaderMap, ConfigError> {
     ]))
 }
 
-async fn retried<T, F>(ask: impl FnMut() -> F) -> Result<T, GithubError>
+/// Asks again, a few times and with growing waits, while GitHub is not available.
+///
+/// # Errors
+/// Those of the last time.
+pub async fn retried<T, F>(ask: impl FnMut() -> F) -> Result<T, GithubError>
 where
     F: Future<Output = Result<T, GithubError>>,
 {

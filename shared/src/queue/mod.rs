@@ -185,6 +185,16 @@ impl Queue {
         }
     }
 
+    /// Whether workers elsewhere may take messages from it as well.
+    pub fn is_shared(&self) -> bool {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(_) => false,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(_) => true,
+        }
+    }
+
     /// Whether the queue answers.
     ///
     /// # Errors
@@ -200,6 +210,17 @@ impl Queue {
 }
 
 impl Lease {
+    /// The id of the message in a queue that [is shared](Queue::is_shared). It stays the same at every
+    /// receive, and in the dead-letter queue.
+    pub fn message_id(&self) -> Option<&str> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(_) => None,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(ref lease) => Some(lease.message_id()),
+        }
+    }
+
     /// What another process can go on with: see [`Queue::resume`]. Nothing if a lease of this queue
     /// ends with its process.
     pub fn token(&self) -> Option<String> {

@@ -69,6 +69,7 @@ pub struct SqsQueue {
 #[derive(Debug)]
 pub struct SqsLease {
     queue: Remote,
+    message_id: String,
     receipt: String,
     /// When the message was asked for: SQS counts from somewhat later.
     received: Instant,
@@ -78,6 +79,7 @@ pub struct SqsLease {
 #[derive(Debug, Serialize, Deserialize)]
 struct LeaseToken {
     queue: String,
+    message_id: String,
     receipt: String,
     /// Since 1970.
     received_ms: u64,
@@ -158,6 +160,7 @@ impl SqsQueue {
         let age = received.elapsed().unwrap_or_default();
         Some(SqsLease {
             queue: self.queue.at(token.queue.parse().ok()?),
+            message_id: token.message_id,
             receipt: token.receipt,
             received: Instant::now().checked_sub(age)?,
         })
@@ -176,11 +179,16 @@ impl SqsQueue {
 }
 
 impl SqsLease {
+    pub(super) fn message_id(&self) -> &str {
+        &self.message_id
+    }
+
     pub(super) fn token(&self) -> String {
         let received = SystemTime::now() - self.received.elapsed();
         let since = received.duration_since(SystemTime::UNIX_EPOCH);
         let token = LeaseToken {
             queue: self.queue.url.to_string(),
+            message_id: self.message_id.clone(),
             receipt: self.receipt.clone(),
             received_ms: since.unwrap_or_default().as_millis() as u64,
         };
@@ -287,6 +295,7 @@ impl Remote {
             receives: receives.unwrap_or(1),
             lease: Lease::Sqs(SqsLease {
                 queue: self.clone(),
+                message_id: message.message_id.unwrap_or_default(),
                 receipt: message.receipt_handle.unwrap_or_default(),
                 received,
             }),
