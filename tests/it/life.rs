@@ -4,6 +4,9 @@
 use std::time::Duration;
 
 use harness::{Endpoint, Fault, OneBox, Push, docker};
+use rusqlite::Connection;
+use shared::queue::MAX_RECEIVES;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::fixture::{DEADLINE, Fixture, GATE, REPO, at_gate, log, open_gate, told};
@@ -99,11 +102,16 @@ async fn a_build_that_ended_while_no_service_ran_is_told_by_the_next() {
     running.passes().await;
 }
 
-#[tokio::test]
-async fn a_build_whose_container_vanished_while_no_service_ran_is_not_run_again() {
+/// What a commit is told whose container vanishes with the service, after this many receives.
+async fn told_without_container(receives: u32) -> Vec<String> {
     let mut running = Running::draining_for("60s").await;
     running.service.kill();
     docker(&["rm", "--force", "--volumes", &running.build]).await;
+    let queue = Connection::open(running.service.data_dir().join("queue.db"));
+    let queue = queue.expect("the queue is SQLite");
+    let changed = queue.execute("UPDATE message SET receives = ?1", [receives]);
+    assert_eq!(changed, Ok(1));
+    drop(queue);
     running.service.start_again().await;
     let Running {
         fixture,
@@ -111,14 +119,49 @@ async fn a_build_whose_container_vanished_while_no_service_ran_is_not_run_again(
         build,
         ..
     } = running;
+    fixture.finished(&service, build).await.told()
+}
+
+const INTERRUPTED: [&str; 2] = [
+    "Pending: building",
+    "Error: error: interrupted: the hook was started, and its container is gone",
+];
+
+#[tokio::test]
+async fn a_build_whose_container_vanished_while_no_service_ran_is_not_run_again() {
+    assert_eq!(told_without_container(1).await, INTERRUPTED);
+}
+
+#[tokio::test]
+async fn a_build_that_was_given_up_is_not_told_as_one_that_never_began() {
+    assert_eq!(told_without_container(MAX_RECEIVES).await, INTERRUPTED);
+}
+
+#[tokio::test]
+async fn a_log_is_whole_of_which_the_engine_keeps_only_the_end() {
+    let fixture = Fixture::plain().await;
+    // The engine needs five times the room for lines that are so short.
+    let hook = format!("seq 1 120000; {GATE}; seq 120001 140000");
+    let setup = fixture.setup(&hook).env("LOG_LIMIT", "1MiB");
+    let mut service = setup.start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    let is_written = async || {
+        let kept = docker(&["logs", "--tail", "1", &build]).await;
+        let head = log(&service, &build);
+        kept == "120000\n" && head.len() == 512 << 10
+    };
+    let written = async { while !is_written().await {} };
+    timeout(DEADLINE, written).await.expect("it is written");
+    assert!(!docker(&["logs", &build]).await.starts_with("1\n"));
+    service.kill();
+    service.start_again().await;
+    open_gate(&build).await;
     let built = fixture.finished(&service, build).await;
-    assert_eq!(
-        built.told(),
-        [
-            "Pending: building",
-            "Error: error: interrupted: the hook was started, and its container is gone"
-        ]
-    );
+    built.assert_passed();
+    let whole: String = (1..=140_000).map(|number| format!("{number}\n")).collect();
+    let lines = built.log.lines().count();
+    assert!(built.log == whole, "{lines} lines are not the whole log");
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
-use shared::github::Github;
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
+use shared::github::Github;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -298,7 +298,7 @@ impl Builder {
     ) -> Outcome {
         let path = log::path(&self.data_dir, request.id);
         let outcome = self.follow_to_end(&path, started, superseded_by).await;
-        if let Err(error) = log::keep_longer(&path) {
+        if let Err(error) = log::keep_longer(&path, self.hook.log_limit_bytes) {
             tracing::warn!(build = %request.id, %error, "the log may lack its end");
         }
         outcome
@@ -320,7 +320,7 @@ impl Builder {
         let mut from_log = started.from_log;
         loop {
             if from_log {
-                set_aside(path);
+                self.set_log_aside(path);
             }
             let exit = self.wait_beside(&started.name);
             let recorded = self.record(&started.name, path, &mut output, limits);
@@ -402,7 +402,7 @@ impl Builder {
     /// Records once more the log that was followed while the container ran, now that the engine
     /// has all of it.
     async fn complete_log(&self, name: &str, path: &Path) {
-        set_aside(path);
+        self.set_log_aside(path);
         let mut recorder = match self.recorder(path) {
             Ok(recorder) => recorder,
             Err(error) => return tracing::warn!(build = name, %error, "the log may lack its end"),
@@ -416,6 +416,12 @@ impl Builder {
             }
         }
         finish(recorder, name).await;
+    }
+
+    fn set_log_aside(&self, path: &Path) {
+        if let Err(error) = log::set_aside(path, self.hook.log_limit_bytes) {
+            tracing::warn!(?path, %error, "the log may lose what the engine has lost");
+        }
     }
 
     fn recorder(&self, path: &Path) -> io::Result<Recorder> {
@@ -521,12 +527,6 @@ impl Builder {
     fn deadline(&self, started_at: SystemTime) -> Instant {
         let ran_for = started_at.elapsed().unwrap_or_default();
         Instant::now() + self.hook.timeout.saturating_sub(ran_for)
-    }
-}
-
-fn set_aside(path: &Path) {
-    if let Err(error) = log::set_aside(path) {
-        tracing::warn!(?path, %error, "the log may lose what the engine has lost");
     }
 }
 

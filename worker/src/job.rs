@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use shared::github::{CommitStatus, Github, State};
 use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
+use shared::github::{CommitStatus, Github, State};
 use shared::queue::MAX_RECEIVES;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
@@ -89,11 +89,14 @@ impl Job {
         if build.finished.is_some() {
             return self.report_again(&build).await;
         }
-        let outcome = match self.builder.has_started(request.id).await {
-            true => self
-                .attempt(&build, true)
-                .await?
-                .unwrap_or_else(|reason| gave_up(&reason)),
+        let outcome = match self.has_started(&build).await {
+            true => match self.attempt(&build, true).await? {
+                Ok(outcome) => outcome,
+                Err(reason) => {
+                    tracing::warn!(build = %request.id, reason, "cannot follow a build to its end now");
+                    return Ok(Verdict::GiveBack(RETRY_DELAY));
+                }
+            },
             false => gave_up(reason),
         };
         self.finish(&build, &outcome).await?;
@@ -102,9 +105,16 @@ impl Job {
 
     /// Whether a build's hook was ever started here, or it even has an end.
     pub(crate) async fn has_begun(&self, build: BuildId) -> bool {
-        let known = self.records.find(build).await;
-        let finished = known.is_ok_and(|build| build.is_some_and(|build| build.finished.is_some()));
-        finished || self.builder.has_started(build).await
+        match self.records.find(build).await {
+            Ok(Some(build)) => build.finished.is_some() || self.has_started(&build).await,
+            Ok(None) | Err(_) => self.builder.has_started(build).await,
+        }
+    }
+
+    /// Whether a build's hook was ever started: its container may be gone, or be another worker's.
+    async fn has_started(&self, build: &Build) -> bool {
+        let is_known = build.hook_started && !self.builder.hook.rerun_interrupted;
+        is_known || self.builder.has_started(build.request.id).await
     }
 
     /// Stops the hook of a build that this worker has no right to any more.

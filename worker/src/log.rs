@@ -3,8 +3,11 @@
 //! A thread of its own writes, so that a slow disk never holds up the other builds, and nothing
 //! else that reads the log can ever hold up the hook.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+mod capped;
+mod earlier;
+
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -17,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 use crate::disk;
 use crate::engine::{EngineError, Output};
 use crate::mask::{Masker, Secrets};
+use capped::CappedFile;
+use earlier::{Splice, earlier};
+pub(crate) use earlier::{keep_longer, set_aside};
 
 /// Chunks that may wait for the disk before the hook has to.
 const QUEUED_CHUNKS: usize = 64;
-const BUFFER_BYTES: usize = 128 << 10;
 
 /// Where the logs of all builds are kept.
 pub fn directory(data_dir: &Path) -> PathBuf {
@@ -38,41 +43,10 @@ pub fn path(data_dir: &Path, build: BuildId) -> PathBuf {
 /// The file system refuses.
 pub(crate) fn remove(data_dir: &Path, build: BuildId) -> io::Result<()> {
     let path = path(data_dir, build);
-    for path in [path.with_extension("tail"), earlier(&path), path] {
+    for path in [capped::tail(&path), earlier(&path), path] {
         none_is_fine(fs::remove_file(path))?;
     }
     Ok(())
-}
-
-/// Sets aside what is stored of a log before it is recorded once more from the engine's own copy:
-/// an engine that was killed may have lost what it had already told.
-///
-/// # Errors
-/// The file system refuses.
-pub(crate) fn set_aside(path: &Path) -> io::Result<()> {
-    match size(path)? > size(&earlier(path))? {
-        true => fs::rename(path, earlier(path)),
-        false => Ok(()),
-    }
-}
-
-/// Puts back what was set aside, with a line about it, if it holds more than what was recorded
-/// since; else removes it.
-///
-/// # Errors
-/// The file system refuses.
-pub(crate) fn keep_longer(path: &Path) -> io::Result<()> {
-    let earlier = earlier(path);
-    if size(&earlier)? <= size(path)? {
-        return none_is_fine(fs::remove_file(earlier));
-    }
-    let mut log = OpenOptions::new().append(true).open(&earlier)?;
-    log.write_all(b"\n[compose-ci: the engine lost the log from about here]\n")?;
-    fs::rename(earlier, path)
-}
-
-fn earlier(path: &Path) -> PathBuf {
-    path.with_extension("earlier")
 }
 
 /// In bytes; nothing is 0.
@@ -99,16 +73,19 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a log, in place of what may stand at this path.
+    /// Begins a log, in place of what may stand at this path. Where an earlier recording was set
+    /// aside, what comes is put together with it.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be made, or the earlier recording cannot be read.
     pub(crate) fn create(path: &Path, limit_bytes: u64, secrets: Secrets) -> io::Result<Self> {
+        let splice = Splice::onto(&earlier(path), limit_bytes)?;
         let file = CappedFile::create(path, limit_bytes)?;
         let (chunks, received) = mpsc::channel(QUEUED_CHUNKS);
         let disk_full = CancellationToken::new();
         let log = Log {
             file,
+            splice,
             result: Ok(()),
             disk_full: disk_full.clone(),
         };
@@ -166,6 +143,7 @@ fn write_all(mut chunks: mpsc::Receiver<Bytes>, mut log: Log, secrets: Secrets) 
 /// for is not the log's.
 struct Log {
     file: CappedFile,
+    splice: Splice,
     result: io::Result<()>,
     disk_full: CancellationToken,
 }
@@ -173,7 +151,7 @@ struct Log {
 impl Log {
     fn write(&mut self, bytes: &[u8]) {
         if self.result.is_ok() {
-            let written = self.file.write(bytes);
+            let written = self.splice.push(bytes, &mut self.file);
             self.note(written);
         }
     }
@@ -192,7 +170,10 @@ impl Log {
         self.result = result;
     }
 
-    fn finish(self) -> io::Result<()> {
+    fn finish(mut self) -> io::Result<()> {
+        if self.result.is_ok() {
+            self.result = self.splice.finish(&mut self.file);
+        }
         match self.result {
             Ok(()) => self.file.finish(),
             Err(error) => {
@@ -200,127 +181,6 @@ impl Log {
                 Err(error)
             }
         }
-    }
-}
-
-/// A file that keeps the beginning and the end of what is written, and tells what it left out.
-/// The end stands in a second file, which is written round and round and joined at the end.
-#[derive(Debug)]
-struct CappedFile {
-    head: BufWriter<File>,
-    head_room_bytes: u64,
-    tail: Option<Ring>,
-    tail_path: PathBuf,
-    tail_size_bytes: u64,
-}
-
-impl CappedFile {
-    fn create(path: &Path, limit_bytes: u64) -> io::Result<Self> {
-        let tail_size_bytes = limit_bytes / 2;
-        Ok(Self {
-            head: BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?),
-            head_room_bytes: limit_bytes - tail_size_bytes,
-            tail: None,
-            tail_path: path.with_extension("tail"),
-            tail_size_bytes,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let room = usize::try_from(self.head_room_bytes).unwrap_or(usize::MAX);
-        let (head, tail) = bytes.split_at(bytes.len().min(room));
-        self.head_room_bytes -= head.len() as u64;
-        self.head.write_all(head)?;
-        if tail.is_empty() {
-            return Ok(());
-        }
-        let ring = match &mut self.tail {
-            Some(ring) => ring,
-            None => self
-                .tail
-                .insert(Ring::create(&self.tail_path, self.tail_size_bytes)?),
-        };
-        ring.write(tail)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.head.flush()
-    }
-
-    /// Joins head and tail.
-    fn finish(mut self) -> io::Result<()> {
-        if let Some(tail) = self.tail {
-            tail.append_to(&mut self.head)?;
-            fs::remove_file(&self.tail_path)?;
-        }
-        self.head.flush()
-    }
-
-    /// Leaves the head as it is: the tail without what stood between them would mislead.
-    fn abandon(self) {
-        if self.tail.is_some() {
-            // What stays is removed together with the log.
-            let _ = fs::remove_file(&self.tail_path);
-        }
-    }
-}
-
-/// A file of fixed size that holds the last bytes written to it.
-#[derive(Debug)]
-struct Ring {
-    file: BufWriter<File>,
-    size_bytes: u64,
-    written_bytes: u64,
-}
-
-impl Ring {
-    fn create(path: &Path, size_bytes: u64) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
-        Ok(Self {
-            file: BufWriter::with_capacity(BUFFER_BYTES, file),
-            size_bytes: size_bytes.max(1),
-            written_bytes: 0,
-        })
-    }
-
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let room = self.size_bytes - self.written_bytes % self.size_bytes;
-            let fits = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            self.file.write_all(&bytes[..fits])?;
-            self.written_bytes += fits as u64;
-            if self.written_bytes.is_multiple_of(self.size_bytes) {
-                self.file.seek(SeekFrom::Start(0))?;
-            }
-            bytes = &bytes[fits..];
-        }
-        Ok(())
-    }
-
-    fn append_to(self, output: &mut impl Write) -> io::Result<()> {
-        let cut_bytes = self.written_bytes.saturating_sub(self.size_bytes);
-        let mut file = self
-            .file
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?;
-        if cut_bytes == 0 {
-            file.seek(SeekFrom::Start(0))?;
-            return io::copy(&mut file, output).map(drop);
-        }
-        write!(
-            output,
-            "\n[compose-ci: {cut_bytes} bytes of the log were left out here (LOG_LIMIT)]\n"
-        )?;
-        let oldest = self.written_bytes % self.size_bytes;
-        file.seek(SeekFrom::Start(oldest))?;
-        io::copy(&mut file, output)?;
-        file.seek(SeekFrom::Start(0))?;
-        io::copy(&mut file.take(oldest), output).map(drop)
     }
 }
 
@@ -344,30 +204,6 @@ mod tests {
         let files = fs::read_dir(directory.path()).expect("listed").count();
         assert_eq!(files, 1, "the tail's file is gone");
         fs::read_to_string(&path).expect("read")
-    }
-
-    #[test]
-    fn of_two_recordings_of_a_log_the_longer_is_kept() {
-        let lost = "\n[compose-ci: the engine lost the log from about here]\n";
-        for (before, again, kept) in [
-            ("one two", "one two three", "one two three".to_owned()),
-            ("one two", "one two", "one two".to_owned()),
-            ("one two", "one", format!("one two{lost}")),
-            ("", "one", "one".to_owned()),
-        ] {
-            let directory = tempfile::tempdir().expect("directory");
-            let path = directory.path().join("build.log");
-            fs::write(&path, before).expect("written");
-            set_aside(&path).expect("set aside");
-            fs::write(&path, again).expect("written");
-            // A connection may break more than once.
-            set_aside(&path).expect("set aside");
-            fs::write(&path, again).expect("written");
-            keep_longer(&path).expect("kept");
-            assert_eq!(fs::read_to_string(&path).expect("read"), kept);
-            let files = fs::read_dir(directory.path()).expect("listed").count();
-            assert_eq!(files, 1);
-        }
     }
 
     #[tokio::test]
