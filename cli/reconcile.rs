@@ -1,21 +1,20 @@
-//! Pushes that the webhook has missed: found at GitHub by the worker's client, decided on as the
-//! webhook would have, and queued.
+//! Pushes that the webhook has missed: found at GitHub, decided on as the webhook would have, and
+//! queued, once. The worker's records know which.
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, ensure};
 use handler::missed::MissedDeliveries;
 use shared::build::{BuildId, BuildRequest};
 use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig};
-use shared::github::HookOwner;
+use shared::github::{HookOwner, LookupError, MissedPush, MissedPushes, REMEMBERED};
 use shared::message::Message;
 use shared::queue::Queue;
 use shared::telemetry;
 use tokio::time::sleep;
 use worker::Worker;
-use worker::missed::{LookupError, MissedPushes};
 use worker::record::Records;
 
 use crate::queue;
@@ -27,6 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(10 * 60);
 pub(crate) struct Reconciler {
     missed: MissedPushes,
     webhook: MissedDeliveries,
+    records: Records,
     queue: Queue,
 }
 
@@ -84,8 +84,9 @@ impl Reconciler {
 
     fn new(config: &ReconcileConfig, records: Records, queue: Queue) -> anyhow::Result<Self> {
         Ok(Self {
-            missed: MissedPushes::new(config, records)?,
+            missed: MissedPushes::new(&config.lookup)?,
             webhook: MissedDeliveries::new(&config.webhook),
+            records,
             queue,
         })
     }
@@ -107,6 +108,10 @@ impl Reconciler {
 
     async fn look(&self) -> Findings {
         let mut findings = Findings::default();
+        let forgotten = SystemTime::now() - REMEMBERED;
+        if let Err(error) = self.records.forget_dealt_with(forgotten).await {
+            findings.problems.push(error.into());
+        }
         for owner in self.missed.owners() {
             if let Err(problem) = self.look_at(owner, &mut findings).await {
                 findings.problems.push(problem);
@@ -117,6 +122,9 @@ impl Reconciler {
 
     async fn look_at(&self, owner: &HookOwner, findings: &mut Findings) -> anyhow::Result<()> {
         for push in self.missed.find(owner).await? {
+            if self.records.is_dealt_with(build(&push)).await? {
+                continue;
+            }
             let payload = match self.missed.payload(&push).await {
                 Ok(payload) => payload,
                 Err(error) if error.is_transient() => return Err(LookupError::from(error).into()),
@@ -129,7 +137,7 @@ impl Reconciler {
                 Ok(request) => findings.queued.push(self.enqueue(request).await?),
                 Err(why) => tracing::info!(delivery = push.guid, %why, "ignored a missed push"),
             }
-            self.missed.dealt_with(&push).await?;
+            self.records.deal_with(build(&push)).await?;
         }
         Ok(())
     }
@@ -144,6 +152,10 @@ impl Reconciler {
         tracing::info!(build = %id, %repo, %revision, "queued a missed push");
         Ok(request)
     }
+}
+
+fn build(push: &MissedPush) -> BuildId {
+    BuildId::from_delivery(&push.guid)
 }
 
 impl Findings {

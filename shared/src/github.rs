@@ -1,6 +1,8 @@
-//! GitHub, as far as a build needs it: commit statuses, tarballs, and which commit a name means.
+//! GitHub, as far as a build needs it: commit statuses, tarballs, which commit a name means, and the
+//! pushes that it could not deliver.
 
 mod hooks;
+mod missed;
 
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use hooks::{Attempt, Hook, HookOwner};
+pub use missed::{Access, LookupError, MissedPush, MissedPushes, REMEMBERED};
 
 /// GitHub itself gives up on a request after 10 s.
 const API_DEADLINE: Duration = Duration::from_secs(15);

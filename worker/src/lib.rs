@@ -30,6 +30,5 @@ mod hold;
 mod delivery;
 mod poll;
 pub mod service;
-pub mod missed;
 
 pub use poll::Worker;

@@ -5,17 +5,26 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{Env, GithubConfig, Result, WebhookConfig, data_dir, http_url, missing};
+use super::{Env, GithubConfig, RepoFilter, Result, WebhookConfig, data_dir, http_url, missing};
 
 /// What is needed to find pushes that GitHub could not deliver.
 #[derive(Debug, Clone)]
-pub struct ReconcileConfig {
+pub struct LookupConfig {
     /// GitHub remembers what it could not deliver.
     pub github: GithubConfig,
-    /// Which repositories, and what of them builds.
-    pub webhook: WebhookConfig,
+    /// The repositories whose pushes they are.
+    pub repos: RepoFilter,
     /// Which of their webhooks is ours.
     pub address: WebhookAddress,
+}
+
+/// What is needed to queue them.
+#[derive(Debug, Clone)]
+pub struct ReconcileConfig {
+    /// Where to find them.
+    pub lookup: LookupConfig,
+    /// What of them builds.
+    pub webhook: WebhookConfig,
     /// Where it is noted which pushes were dealt with.
     pub data_dir: PathBuf,
 }
@@ -28,7 +37,7 @@ pub struct WebhookAddress {
     token: Option<SecretString>,
 }
 
-impl ReconcileConfig {
+impl LookupConfig {
     /// Reads what is needed.
     ///
     /// # Errors
@@ -40,8 +49,21 @@ impl ReconcileConfig {
         }
         Ok(Self {
             github: GithubConfig::load(env)?,
-            webhook: WebhookConfig::load(env)?,
+            repos: env.required_parsed("GITHUB_REPO")?,
             address,
+        })
+    }
+}
+
+impl ReconcileConfig {
+    /// Reads what is needed.
+    ///
+    /// # Errors
+    /// The first variable that is missing or cannot be used.
+    pub fn load(env: &Env) -> Result<Self> {
+        Ok(Self {
+            lookup: LookupConfig::load(env)?,
+            webhook: WebhookConfig::load(env)?,
             data_dir: data_dir(env),
         })
     }

@@ -53,6 +53,8 @@ pub struct Attempt {
     /// When it was made.
     #[serde(deserialize_with = "rfc3339")]
     pub delivered_at: SystemTime,
+    /// Whether somebody asked for it after an earlier one.
+    pub redelivery: bool,
     /// What the webhook answered; a 5xx, or nothing that HTTP knows, if it could not be reached.
     pub status_code: u32,
     /// The event's name.
@@ -156,6 +158,22 @@ impl Github {
         let what = format!("a delivery of a webhook of {owner}");
         let (attempt, _): (WholeAttempt, _) = self.read(&path, &what).await?;
         Ok(attempt.request.payload)
+    }
+
+    /// Asks for the event of this attempt to be delivered again, under the same GUID. GitHub
+    /// answers before it does so.
+    ///
+    /// # Errors
+    /// See [`GithubError`]; asked once.
+    pub async fn redeliver(
+        &self,
+        owner: &HookOwner,
+        hook: u64,
+        attempt: u64,
+    ) -> Result<(), GithubError> {
+        let path = format!("{}/{hook}/deliveries/{attempt}/attempts", owner.path());
+        let what = format!("the redelivery to a webhook of {owner}");
+        send(self.api(Method::POST, &path), &what).await.map(drop)
     }
 
     async fn read<T: DeserializeOwned>(

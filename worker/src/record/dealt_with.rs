@@ -8,7 +8,10 @@ use super::{Records, Result, to_ms};
 
 impl Records {
     /// Whether a build was taken up, or its push dealt with otherwise.
-    pub(crate) async fn is_dealt_with(&self, build: BuildId) -> Result<bool> {
+    ///
+    /// # Errors
+    /// See [`RecordError`](super::RecordError).
+    pub async fn is_dealt_with(&self, build: BuildId) -> Result<bool> {
         self.with(move |db| {
             let sql = "SELECT EXISTS (SELECT 1 FROM builds WHERE id = ?1)
                            OR EXISTS (SELECT 1 FROM dealt_with WHERE build_id = ?1)";
@@ -18,7 +21,10 @@ impl Records {
     }
 
     /// Notes that a missed push was dealt with.
-    pub(crate) async fn deal_with(&self, build: BuildId) -> Result<()> {
+    ///
+    /// # Errors
+    /// See [`RecordError`](super::RecordError).
+    pub async fn deal_with(&self, build: BuildId) -> Result<()> {
         self.change(
             "INSERT OR REPLACE INTO dealt_with (build_id, at_ms) VALUES (?1, ?2)",
             (build.to_string(), to_ms(SystemTime::now())),
@@ -27,7 +33,10 @@ impl Records {
     }
 
     /// Forgets what was dealt with before this time.
-    pub(crate) async fn forget_dealt_with(&self, before: SystemTime) -> Result<()> {
+    ///
+    /// # Errors
+    /// See [`RecordError`](super::RecordError).
+    pub async fn forget_dealt_with(&self, before: SystemTime) -> Result<()> {
         self.change("DELETE FROM dealt_with WHERE at_ms < ?1", [to_ms(before)])
             .await
     }
