@@ -5,6 +5,9 @@
 //! [`missed`] goes a part of that way for pushes that never came in.
 //! [`server`] carries it over HTTP and HTTPS, `lambda` over the events of AWS Lambda, and
 //! `service` is a process of its own that does the one or the other.
+//!
+//! `redeliver` is another program, for where no worker looks for missed pushes: it has GitHub
+//! deliver them to the webhook again.
 
 pub mod limits;
 mod body;
@@ -18,5 +21,7 @@ pub mod server;
 mod lambda;
 #[cfg(feature = "standalone")]
 pub mod service;
-#[cfg(feature = "standalone")]
+#[cfg(feature = "redeliver")]
+pub mod redeliver;
+#[cfg(any(feature = "standalone", feature = "redeliver"))]
 pub mod usage;

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use compose_ci_handler::{service, usage};
+use compose_ci_handler::service;
+use compose_ci_handler::usage::HANDLER;
 use shared::config::Env;
 use shared::exit;
 
@@ -10,28 +11,7 @@ use shared::exit;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match std::env::args().nth(1) {
-        None => {
-            let result = service::run(&Env::of_process()).await;
-            exit::code("compose-ci-handler", result)
-        }
-        Some(argument) => explain(&argument),
-    }
-}
-
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a person asked on a terminal"
-)]
-fn explain(argument: &str) -> ExitCode {
-    match argument {
-        "--help" | "-h" | "--version" | "-V" => {
-            print!("{}", usage::text());
-            ExitCode::SUCCESS
-        }
-        unknown => {
-            eprint!("{unknown:?} is no option.\n\n{}", usage::text());
-            ExitCode::from(2)
-        }
+        None => exit::code(HANDLER.name, service::run(&Env::of_process()).await),
+        Some(argument) => HANDLER.explain(&argument),
     }
 }

@@ -11,6 +11,7 @@ mod ses;
 mod logs;
 mod life;
 mod reconcile;
+mod redeliver;
 mod disk;
 mod engine;
 mod settings;

@@ -8,14 +8,14 @@ use harness::{CommitState, Delivery, Endpoint, Fault, Hook, OneBox, Push, Setup,
 use crate::fixture::{DEADLINE, Fixture, REPO, told};
 
 /// A repository with a webhook at an address where nobody listens yet.
-struct Missing {
-    fixture: Fixture,
-    hook: Hook,
-    port: u16,
+pub(crate) struct Missing {
+    pub(crate) fixture: Fixture,
+    pub(crate) hook: Hook,
+    pub(crate) port: u16,
 }
 
 impl Missing {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let fixture = Fixture::plain().await;
         let port = free_port();
         let hook = fixture
@@ -29,7 +29,7 @@ impl Missing {
     }
 
     /// A service that knows its webhook's URL, and tells when it has looked for missed pushes.
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         self.fixture
             .setup("true")
             .env("PORT", self.port.to_string())
@@ -39,7 +39,7 @@ impl Missing {
     }
 
     /// Commits, and lets GitHub tell a webhook of it.
-    async fn push_to(&mut self, hook: Hook) -> (String, Delivery) {
+    pub(crate) async fn push_to(&mut self, hook: Hook) -> (String, Delivery) {
         let sha = self.fixture.repo.commit("Another commit");
         let push = Push {
             repo: REPO,
@@ -53,7 +53,7 @@ impl Missing {
     }
 
     /// Commits so often while nobody listens.
-    async fn miss(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn miss(&mut self, count: usize) -> Vec<String> {
         let mut commits = Vec::new();
         for _ in 0..count {
             let (sha, delivery) = self.push_to(self.hook).await;
@@ -63,7 +63,7 @@ impl Missing {
         commits
     }
 
-    async fn assert_built_once(&self, commits: &[String]) {
+    pub(crate) async fn assert_built_once(&self, commits: &[String]) {
         for sha in commits {
             let statuses = self.fixture.github.wait_for_end(sha, DEADLINE).await;
             let expected = ["Pending: building", "Success: passed in …"];
@@ -71,17 +71,17 @@ impl Missing {
         }
     }
 
-    fn states(&self, sha: &str) -> Vec<CommitState> {
+    pub(crate) fn states(&self, sha: &str) -> Vec<CommitState> {
         self.fixture.github.states(sha)
     }
 }
 
-fn url(port: u16) -> String {
+pub(crate) fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}/")
 }
 
 /// A port on which nothing listens.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

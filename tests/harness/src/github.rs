@@ -176,6 +176,35 @@ impl GitHub {
         self.content().note(hook, delivery)
     }
 
+    /// Waits until so many deliveries were made again because a client asked for them.
+    ///
+    /// # Panics
+    /// After `deadline`, with the requests that came.
+    pub async fn wait_for_redeliveries(&self, count: usize, deadline: Duration) {
+        let mut record = self.0.state.record.subscribe();
+        let waited = record.wait_for(|record| record.redeliveries >= count);
+        let in_time = tokio::time::timeout(deadline, waited).await.is_ok();
+        assert!(
+            in_time,
+            "not {count} redeliveries in {deadline:?}: {:#?}",
+            self.requests()
+        );
+    }
+
+    /// All that was delivered to a webhook, oldest first.
+    pub fn deliveries(&self, hook: Hook) -> Vec<Delivery> {
+        self.content().hook(hook, |hook| hook.deliveries.clone())
+    }
+
+    /// Makes all that was delivered to a webhook so much older.
+    pub fn age_deliveries(&self, hook: Hook, by: Duration) {
+        let mut content = self.content();
+        let known = content.hooks.iter_mut().find(|known| known.id == hook.0);
+        for delivery in &mut known.expect("hooks are never removed").deliveries {
+            delivery.delivered_at -= by;
+        }
+    }
+
     /// Makes the next `count` requests to `endpoint` fail in this way, after those planned before.
     pub fn fail_next(&self, endpoint: Endpoint, count: usize, fault: Fault) {
         self.content().script.plan(endpoint, count, fault);

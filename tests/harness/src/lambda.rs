@@ -56,11 +56,14 @@ const ENVIRONMENT: [(&str, &str); 12] = [
 #[derive(Debug)]
 pub struct LambdaHandler {
     process: Process,
-    events: mpsc::Sender<Value>,
+    events: mpsc::Sender<Event>,
     reports: mpsc::Receiver<Report>,
     polls: watch::Receiver<u32>,
     _server: JoinSet<Infallible>,
 }
+
+/// What a function is to handle, and in what time.
+type Event = (Value, Duration);
 
 /// What a function tells the runtime API.
 #[derive(Debug)]
@@ -130,18 +133,28 @@ impl LambdaHandler {
     /// # Panics
     /// When it reports an error, ends, or takes 30 s; with its output.
     pub async fn invoke(&mut self, event: &Value) -> Value {
+        let result = self.try_invoke(event, INVOCATION_DEADLINE).await;
+        result.unwrap_or_else(|error| panic!("the function failed: {error}\n{}", self.output()))
+    }
+
+    /// Has it handle an event within so much time, and returns its response, or the error that it
+    /// reports, once it asks for the next event.
+    ///
+    /// # Panics
+    /// When it ends or takes longer; with its output.
+    pub async fn try_invoke(&mut self, event: &Value, time: Duration) -> Result<Value, Value> {
         let polls = *self.polls.borrow();
         self.process.resume();
-        let sent = self.events.send(event.clone()).await;
+        let sent = self.events.send((event.clone(), time)).await;
         sent.expect("the runtime API serves until this is dropped");
         let report = tokio::select! {
             report = self.reports.recv() => report.expect("the runtime API serves"),
-            never = ended(&self.process, INVOCATION_DEADLINE) => match never {},
+            never = ended(&self.process, time) => match never {},
         };
-        self.wait_for_poll(polls + 1, INVOCATION_DEADLINE).await;
+        self.wait_for_poll(polls + 1, time).await;
         match report {
-            Report::Response(response) => response,
-            Report::Error(error) => panic!("the function failed: {error}\n{}", self.output()),
+            Report::Response(response) => Ok(response),
+            Report::Error(error) => Err(error),
         }
     }
 
@@ -182,7 +195,7 @@ where
 
 /// The server's side of a [`LambdaHandler`].
 struct RuntimeApi {
-    events: Mutex<mpsc::Receiver<Value>>,
+    events: Mutex<mpsc::Receiver<Event>>,
     reports: mpsc::Sender<Report>,
     polls: watch::Sender<u32>,
 }
@@ -226,10 +239,10 @@ impl RuntimeApi {
     /// Waits for an event, as long as it takes.
     async fn next(&self) -> Response<Full<Bytes>> {
         self.polls.send_modify(|polls| *polls += 1);
-        let Some(event) = self.events.lock().await.recv().await else {
+        let Some((event, time)) = self.events.lock().await.recv().await else {
             return empty(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        let deadline = SystemTime::now() + INVOCATION_DEADLINE;
+        let deadline = SystemTime::now() + time;
         let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
         let deadline_ms = deadline.expect("the clock is past 1970").as_millis();
         let arn = format!("arn:aws:lambda:{REGION}:123456789012:function:webhook");

@@ -1,6 +1,7 @@
 //! The answers of both servers, with GitHub's status codes and words.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::hooks::{Delivery, KnownHook};
+use super::hooks::{Delivery, Event, Hook, KnownHook};
 use super::record::{CommitState, Status};
 use super::route::Route;
 use super::{Body, State};
@@ -24,7 +25,7 @@ type Answer = Result<Response<Body>, Refusal>;
 
 /// Does what the request asks for.
 pub(super) async fn answer(
-    state: &State,
+    state: &Arc<State>,
     route: Route,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -48,6 +49,11 @@ pub(super) async fn answer(
                 hook,
                 delivery,
             } => hook_delivery(state, &owner, &hook, &delivery),
+            Route::HookRedelivery {
+                owner,
+                hook,
+                delivery,
+            } => hook_redelivery(state, &owner, &hook, &delivery),
             Route::Codeload => tarball(state, &request),
             Route::AllStatuses => Ok(json_answer(200, &json!(state.record.borrow().statuses))),
             Route::PushPayload => push_payload(state, &request),
@@ -251,7 +257,7 @@ fn hook_deliveries(state: &State, owner: &str, hook: &str, request: &Request<Inc
     let per_page = number("per_page").unwrap_or(30).min(100) as usize;
     let content = state.content();
     let hook = known_hook(&content.hooks, owner, hook)?;
-    let newest_first = hook.deliveries.iter().rev();
+    let newest_first = hook.remembered().rev();
     let mut rest = newest_first.skip_while(|delivery| delivery.id > first);
     let page: Vec<Value> = rest.by_ref().take(per_page).map(Delivery::json).collect();
     let mut answer = json_answer(200, &json!(page));
@@ -270,10 +276,29 @@ fn hook_deliveries(state: &State, owner: &str, hook: &str, request: &Request<Inc
 fn hook_delivery(state: &State, owner: &str, hook: &str, delivery: &str) -> Answer {
     let content = state.content();
     let hook = known_hook(&content.hooks, owner, hook)?;
-    let mut deliveries = hook.deliveries.iter();
-    let found = deliveries.find(|known| known.id.to_string() == delivery);
-    let found = found.ok_or_else(Refusal::not_found)?;
-    Ok(json_answer(200, &found.whole_json()))
+    Ok(json_answer(
+        200,
+        &known_delivery(hook, delivery)?.whole_json(),
+    ))
+}
+
+/// Says yes, and delivers it then.
+fn hook_redelivery(state: &Arc<State>, owner: &str, hook: &str, delivery: &str) -> Answer {
+    let content = state.content();
+    let hook = known_hook(&content.hooks, owner, hook)?;
+    let event = Event::again(hook, known_delivery(hook, delivery)?);
+    let (hook, state) = (Hook(hook.id), Arc::clone(state));
+    tokio::spawn(async move {
+        let delivery = event.deliver().await;
+        state.content().note(hook, delivery);
+        state.record.send_modify(|record| record.redeliveries += 1);
+    });
+    Ok(json_answer(202, &json!({})))
+}
+
+fn known_delivery<'a>(hook: &'a KnownHook, id: &str) -> Result<&'a Delivery, Refusal> {
+    let known = hook.remembered().find(|known| known.id.to_string() == id);
+    known.ok_or_else(Refusal::not_found)
 }
 
 fn known_hook<'a>(

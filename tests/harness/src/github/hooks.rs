@@ -9,6 +9,8 @@ use crate::payload::sign;
 
 /// GitHub gives up on a webhook that does not answer in this time.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long GitHub remembers a delivery.
+const REMEMBERED: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// The status codes that GitHub notes where there was no answer.
 const NOT_REACHED: u16 = 502;
 const NO_ANSWER_IN_TIME: u16 = 504;
@@ -29,7 +31,7 @@ pub struct Delivery {
     pub(super) event: String,
     pub(super) payload: Value,
     pub(super) is_redelivery: bool,
-    delivered_at: SystemTime,
+    pub(super) delivered_at: SystemTime,
 }
 
 /// A webhook with all that was delivered to it, oldest first.
@@ -44,6 +46,15 @@ pub(super) struct KnownHook {
 }
 
 impl KnownHook {
+    /// The deliveries that GitHub has not forgotten yet, oldest first.
+    pub(super) fn remembered(&self) -> impl DoubleEndedIterator<Item = &Delivery> {
+        let is_remembered = |delivery: &&Delivery| {
+            let age = delivery.delivered_at.elapsed();
+            age.unwrap_or_default() < REMEMBERED
+        };
+        self.deliveries.iter().filter(is_remembered)
+    }
+
     pub(super) fn json(&self) -> Value {
         let secret = self.secret.as_ref().map(|_| "********");
         json!({

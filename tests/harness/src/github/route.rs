@@ -49,6 +49,12 @@ pub(super) enum Route {
         hook: String,
         delivery: String,
     },
+    /// Asks for a delivery once more.
+    HookRedelivery {
+        owner: String,
+        hook: String,
+        delivery: String,
+    },
     Codeload,
     /// Not GitHub's: every status that was posted.
     AllStatuses,
@@ -102,6 +108,41 @@ impl Route {
             (Host::Api, "GET", ["orgs", owner, "hooks", rest @ ..]) => {
                 Self::of_hooks(decoded(owner), rest)
             }
+            (
+                Host::Api,
+                "POST",
+                [
+                    "repos",
+                    owner,
+                    name,
+                    "hooks",
+                    hook,
+                    "deliveries",
+                    delivery,
+                    "attempts",
+                ],
+            ) => Self::HookRedelivery {
+                owner: repo(owner, name),
+                hook: decoded(hook),
+                delivery: decoded(delivery),
+            },
+            (
+                Host::Api,
+                "POST",
+                [
+                    "orgs",
+                    owner,
+                    "hooks",
+                    hook,
+                    "deliveries",
+                    delivery,
+                    "attempts",
+                ],
+            ) => Self::HookRedelivery {
+                owner: decoded(owner),
+                hook: decoded(hook),
+                delivery: decoded(delivery),
+            },
             (Host::Api, "GET", ["_", "statuses"]) => Self::AllStatuses,
             (Host::Api, "GET", ["_", "push"]) => Self::PushPayload,
             _ => Self::Unknown,
@@ -136,6 +177,7 @@ impl Route {
             Self::Hooks { .. } => Some(Endpoint::Hooks),
             Self::HookDeliveries { .. } => Some(Endpoint::HookDeliveries),
             Self::HookDelivery { .. } => Some(Endpoint::HookDelivery),
+            Self::HookRedelivery { .. } => Some(Endpoint::HookRedelivery),
             Self::Codeload => Some(Endpoint::Codeload),
             Self::AllStatuses | Self::PushPayload | Self::Unknown => None,
         }

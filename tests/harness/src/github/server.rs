@@ -43,7 +43,7 @@ async fn connection(stream: TcpStream, host: Host, state: Arc<State>) {
 struct LostAnswer;
 
 async fn one_request(
-    state: &State,
+    state: &Arc<State>,
     host: Host,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, LostAnswer> {
