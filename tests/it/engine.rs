@@ -1,6 +1,7 @@
 //! A Docker engine that is not there for a while.
 
 use harness::EngineProxy;
+use rusqlite::Connection;
 
 use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate};
 
@@ -72,4 +73,32 @@ async fn pushes_are_taken_while_the_engine_starts() {
     let built = fixture.finished(&service, build).await;
     built.assert_passed();
     assert_eq!(built.log, "hello\n");
+}
+
+#[tokio::test]
+async fn a_hook_that_the_engine_fails_to_start_is_given_up_and_not_told_as_begun() {
+    let fixture = Fixture::plain().await;
+    let proxy = EngineProxy::start(true);
+    let setup = fixture.setup("echo ran");
+    let mut service = setup.env("DOCKER_HOST", proxy.docker_host()).start().await;
+    proxy.let_no_container_start();
+    let build = fixture.push(&service).await;
+    service.wait_for_log("cannot build now", DEADLINE).await;
+    service.kill();
+    // The second attempt, and the waits before it and the third, tell nothing more.
+    let queue = Connection::open(service.data_dir().join("queue.db"));
+    let queue = queue.expect("the queue is SQLite");
+    let changed = queue.execute("UPDATE message SET receives = 2, visible_at_ms = 0", ());
+    assert_eq!(changed, Ok(1));
+    drop(queue);
+    service.start_again().await;
+    let built = fixture.finished(&service, build).await;
+    assert_eq!(
+        built.told(),
+        [
+            "Pending: building",
+            "Error: error: gave up after 3 attempts (the Docker engine failed: the runtime is broken)"
+        ]
+    );
+    assert_eq!(built.log, "");
 }

@@ -20,12 +20,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::checkout::checkout;
 use crate::container::{self, BUILD_LABEL, Plan, TARBALL_DIR};
 use crate::disk::{self, DiskFull};
-use crate::engine::{Engine, EngineError, Output, Phase};
+use crate::engine::{ContainerInfo, Engine, EngineError, Output, Phase};
 use crate::housekeeping::Housekeeper;
 use crate::log::{self, Recorder};
 use crate::mask::Secrets;
 use crate::outcome::{Ending, Obstacle, Outcome};
-use crate::record::Records;
+use crate::record::{Build, Records};
 use crate::registry;
 
 /// What a hook gets between TERM and KILL, as from `docker stop`.
@@ -92,15 +92,34 @@ struct Limits<'a> {
     superseded_by: &'a SetOnce<CommitSha>,
 }
 
+/// Whether the hook of a build was ever started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    Yes,
+    No,
+    /// The engine, which knows, does not answer.
+    Unknown,
+}
+
+/// A container that was made for a build.
+struct Made {
+    id: String,
+    /// The checkout's path on the engine's host.
+    checkout: PathBuf,
+}
+
 /// A container whose hook has started, and may have ended.
 struct Started {
-    name: String,
+    /// The container's id: another one may have its name by now.
+    id: String,
     at: SystemTime,
     /// The checkout's path on the engine's host.
     checkout: PathBuf,
     output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, EngineError>> + Send>>,
     /// The output is the engine's log of it, not what it writes.
     from_log: bool,
+    /// This worker has started it; else another one on this engine has, and may be at work on it.
+    is_ours: bool,
 }
 
 impl Builder {
@@ -108,7 +127,7 @@ impl Builder {
     /// makes that pointless: then the hook is not started, or is stopped.
     ///
     /// # Errors
-    /// Infrastructure broke before the hook started.
+    /// Infrastructure broke before the hook started, or the build is another worker's.
     pub async fn build(
         &self,
         request: &BuildRequest,
@@ -124,7 +143,7 @@ impl Builder {
             started = start().await;
         }
         let result = match started {
-            Ok(started) => Ok(self.follow(request, started, superseded_by).await),
+            Ok(started) => self.follow(request, started, superseded_by).await,
             Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
                 Ok(Outcome::error(reason))
             }
@@ -137,10 +156,16 @@ impl Builder {
         }
     }
 
-    /// Whether the hook of a build was ever started.
-    pub(crate) async fn has_started(&self, build: BuildId) -> bool {
-        let found = self.engine.inspect(&build.to_string()).await;
-        found.is_ok_and(|container| container.phase != Phase::Created)
+    /// Whether the hook of a build was ever started. Where its container is gone, the record tells.
+    pub(crate) async fn has_begun(&self, build: &Build) -> Begun {
+        let noted = build.hook_started && !self.hook.rerun_interrupted;
+        match self.engine.inspect(&build.request.id.to_string()).await {
+            Ok(container) if container.phase == Phase::Created => Begun::No,
+            Ok(_) => Begun::Yes,
+            Err(EngineError::NotFound(_)) if noted => Begun::Yes,
+            Err(EngineError::NotFound(_)) => Begun::No,
+            Err(_) => Begun::Unknown,
+        }
     }
 
     /// Stops the hook of a build, if it runs.
@@ -160,17 +185,18 @@ impl Builder {
     ) -> Result<Started, Obstacle> {
         let name = request.id.to_string();
         self.check_not_interrupted(request.id).await?;
-        let (mut checkout_dir, created) = self.create(&name, request, commit, build_url).await?;
-        if !created {
-            if let Some(started) = self.adopt(&name).await? {
-                return Ok(started);
-            }
-            (checkout_dir, _) = self.create(&name, request, commit, build_url).await?;
-        }
-        self.housekeeper.check_room(&checkout_dir).await?;
-        checkout(&self.engine, &self.github, &request.repo, commit, &name).await?;
+        let made = match self.make(&name, request, commit, build_url).await? {
+            Some(made) => made,
+            None => match self.adopt(&name, request.id).await? {
+                Some(started) => return Ok(started),
+                None => self.make_again(&name, request, commit, build_url).await?,
+            },
+        };
+        let Made { id, checkout: dir } = made;
+        self.housekeeper.check_room(&dir).await?;
+        checkout(&self.engine, &self.github, &request.repo, commit, &id).await?;
         // Attached before the start, so that not a byte is missing.
-        let output = Box::pin(self.engine.attach(&name).await?);
+        let output = Box::pin(self.engine.attach(&id).await?);
         if let Some(by) = superseded_by.get() {
             return Err(Obstacle::Permanent(format!("superseded by {}", by.short())));
         }
@@ -181,14 +207,24 @@ impl Builder {
             ))
         })?;
         self.records.hook_starts(request.id).await?;
-        self.engine.start(&name).await?;
+        self.start_hook(request.id, &id).await?;
         Ok(Started {
-            name,
+            id,
             at: SystemTime::now(),
-            checkout: checkout_dir,
+            checkout: dir,
             output,
             from_log: false,
+            is_ours: true,
         })
+    }
+
+    /// Starts a container. Where the engine answers that it cannot, nothing of the hook has run.
+    async fn start_hook(&self, build: BuildId, container: &str) -> Result<(), Obstacle> {
+        let started = self.engine.start(container).await;
+        if !matches!(started, Ok(()) | Err(EngineError::Gone(_))) {
+            self.records.hook_did_not_start(build).await?;
+        }
+        Ok(started?)
     }
 
     /// Refuses to run a hook for a second time: it was started, and its container, which would tell
@@ -206,15 +242,14 @@ impl Builder {
         }
     }
 
-    /// Makes the volume and the container, and tells the checkout's path on the engine's host; false
-    /// if a container of this name is there already.
-    async fn create(
+    /// Makes the volume and the container; nothing if a container of this name is there already.
+    async fn make(
         &self,
         name: &str,
         request: &BuildRequest,
         commit: &CommitSha,
         build_url: Option<&str>,
-    ) -> Result<(PathBuf, bool), Obstacle> {
+    ) -> Result<Option<Made>, Obstacle> {
         let labels = container::labels(request.id, !self.hook.garbage_collect);
         let volume = container::volume_name(request.id);
         let checkout = self.engine.create_volume(&volume, labels).await?;
@@ -233,13 +268,25 @@ impl Builder {
             created = self.engine.create_container(name, body).await;
         }
         match created {
-            Ok(()) => {
+            Ok(id) => {
                 self.records.image_used(&self.image).await?;
-                Ok((checkout, true))
+                Ok(Some(Made { id, checkout }))
             }
-            Err(EngineError::Conflict(_)) => Ok((checkout, false)),
+            Err(EngineError::Conflict(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Makes what was just removed.
+    async fn make_again(
+        &self,
+        name: &str,
+        request: &BuildRequest,
+        commit: &CommitSha,
+        build_url: Option<&str>,
+    ) -> Result<Made, Obstacle> {
+        let made = self.make(name, request, commit, build_url).await?;
+        made.ok_or_else(|| Obstacle::Transient("another worker builds it as well".to_owned()))
     }
 
     /// Fetches the build image, which is not there, and notes that it is this worker's.
@@ -264,7 +311,8 @@ impl Builder {
 
     /// Takes over the container that an earlier worker started under this name; nothing if it
     /// never started, in which case it is removed.
-    async fn adopt(&self, name: &str) -> Result<Option<Started>, Obstacle> {
+    async fn adopt(&self, name: &str, build: BuildId) -> Result<Option<Started>, Obstacle> {
+        let known = self.records.find(build).await?;
         let found = self.engine.inspect(name).await?;
         if found.labels.get(BUILD_LABEL).map(String::as_str) != Some(name) {
             return Err(Obstacle::Permanent(format!(
@@ -272,20 +320,23 @@ impl Builder {
             )));
         }
         if found.phase == Phase::Created {
-            self.engine.remove_container(name).await?;
+            self.records.hook_did_not_start(build).await?;
+            // By id and only while it does not run: another worker may start it in this moment.
+            self.engine.remove_idle_container(&found.id).await?;
             return Ok(None);
         }
         tracing::info!(build = name, "going on with a build that was left running");
         Ok(Some(Started {
-            name: name.to_owned(),
+            output: Box::pin(self.engine.followed_log(&found.id)),
+            id: found.id,
             at: found.started_at.unwrap_or_else(SystemTime::now),
             checkout: found
                 .mounts
                 .get(Path::new(TARBALL_DIR))
                 .cloned()
                 .unwrap_or_default(),
-            output: Box::pin(self.engine.followed_log(name)),
             from_log: true,
+            is_ours: known.is_some_and(|build| build.hook_started),
         }))
     }
 
@@ -295,7 +346,7 @@ impl Builder {
         request: &BuildRequest,
         started: Started,
         superseded_by: &SetOnce<CommitSha>,
-    ) -> Outcome {
+    ) -> Result<Outcome, String> {
         let path = log::path(&self.data_dir, request.id);
         let outcome = self.follow_to_end(&path, started, superseded_by).await;
         if let Err(error) = log::keep_longer(&path, self.hook.log_limit_bytes) {
@@ -309,7 +360,7 @@ impl Builder {
         path: &Path,
         started: Started,
         superseded_by: &SetOnce<CommitSha>,
-    ) -> Outcome {
+    ) -> Result<Outcome, String> {
         let deadline = self.deadline(started.at);
         let limits = Limits {
             deadline,
@@ -322,36 +373,41 @@ impl Builder {
             if from_log {
                 self.set_log_aside(path);
             }
-            let exit = self.wait_beside(&started.name);
-            let recorded = self.record(&started.name, path, &mut output, limits);
+            let exit = self.wait_beside(&started.id);
+            let recorded = self.record(&started.id, path, &mut output, limits);
             let heard = match recorded.await {
                 Ok(heard) => heard,
-                Err(error) => return self.without_log(&started.name, &error).await,
+                Err(error) => return Ok(self.without_log(&started.id, &error).await),
             };
             let cut = heard == Heard::Cut || broke(exit).await;
             let timed_out = heard == Heard::TimedOut;
-            match self.ending(&started.name, timed_out, deadline).await {
+            match self.ending(&started.id, timed_out, deadline).await {
                 Ok(Some(_)) if let Heard::DiskFull(full) = heard => {
-                    return Outcome::error(full.to_string());
+                    return Ok(Outcome::error(full.to_string()));
                 }
                 Ok(Some(ending)) => {
                     if from_log || cut {
-                        self.complete_log(&started.name, path).await;
+                        self.complete_log(&started.id, path).await;
                     }
-                    return self.outcome(ending, &started.checkout).await;
+                    return Ok(self.outcome(ending, &started.checkout).await);
                 }
                 // The connection to the engine broke, the container did not. The engine's own log
                 // has all of it.
                 Ok(None) => {
-                    output = Box::pin(self.engine.followed_log(&started.name));
+                    output = Box::pin(self.engine.followed_log(&started.id));
                     from_log = true;
                 }
+                Err(EngineError::NotFound(_)) if !started.is_ours => {
+                    return Err("another worker was at work on it as well".to_owned());
+                }
                 Err(EngineError::NotFound(_)) => {
-                    return Outcome::error("the build container was removed by somebody else");
+                    let reason = "the build container was removed by somebody else";
+                    return Ok(Outcome::error(reason));
                 }
                 Err(error) => {
-                    tracing::warn!(build = started.name, %error, "lost the engine during a build");
-                    return Outcome::error("the Docker engine went away during the build");
+                    tracing::warn!(build = started.id, %error, "lost the engine during a build");
+                    let reason = "the Docker engine went away during the build";
+                    return Ok(Outcome::error(reason));
                 }
             }
         }
@@ -504,11 +560,14 @@ impl Builder {
             return Ok(None);
         }
         let mark = container::end_mark(found.exit_code);
+        let marked = self.engine.exists(name, &mark).await?;
+        // Whoever stopped it may have been killed meanwhile.
+        let over_time = !marked && ran_for(&found).is_some_and(|time| time >= self.hook.timeout);
         Ok(Some(Ending {
-            marked: self.engine.exists(name, &mark).await?,
+            marked,
             exit_code: found.exit_code,
             oom_killed: found.oom_killed,
-            timed_out,
+            timed_out: timed_out || over_time,
         }))
     }
 
@@ -528,6 +587,11 @@ impl Builder {
         let ran_for = started_at.elapsed().unwrap_or_default();
         Instant::now() + self.hook.timeout.saturating_sub(ran_for)
     }
+}
+
+/// By the engine's clock.
+fn ran_for(ended: &ContainerInfo) -> Option<Duration> {
+    ended.finished_at?.duration_since(ended.started_at?).ok()
 }
 
 /// Whether the engine could not be listened to until the container ended.

@@ -38,6 +38,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(60);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the engine may take to answer an upload or a pull, which last as long as their data.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long a pull may go on without a sign of it. An engine tells several times a second what it
+/// downloads and unpacks, and nothing while a registry keeps it waiting.
+const PULL_STALL: Duration = Duration::from_secs(10 * 60);
 /// Longer than any build may last.
 const EXIT_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -78,6 +81,8 @@ type Result<T, E = EngineError> = std::result::Result<T, E>;
 /// What the engine knows of a container.
 #[derive(Debug, Clone)]
 pub struct ContainerInfo {
+    /// The engine's name of it, which no other container ever has.
+    pub id: String,
     /// Its labels.
     pub labels: HashMap<String, String>,
     /// The image it was made from, by id.
@@ -88,6 +93,8 @@ pub struct ContainerInfo {
     pub phase: Phase,
     /// When it was last started.
     pub started_at: Option<SystemTime>,
+    /// When it last ended, by the same clock.
+    pub finished_at: Option<SystemTime>,
     /// The exit code of its last end.
     pub exit_code: i64,
     /// Whether the kernel killed a process of it for want of memory.
@@ -158,17 +165,16 @@ impl Engine {
         Ok(volume.mountpoint.into())
     }
 
-    /// Makes a container. The name is taken: [`EngineError::Conflict`]; the image is missing:
-    /// [`EngineError::NotFound`].
+    /// Makes a container, and tells its id. The name is taken: [`EngineError::Conflict`]; the image
+    /// is missing: [`EngineError::NotFound`].
     pub(crate) async fn create_container(
         &self,
         name: &str,
         body: ContainerCreateBody,
-    ) -> Result<()> {
+    ) -> Result<String> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        in_time(self.docker.create_container(Some(options), body))
-            .await
-            .map(drop)
+        let created = in_time(self.docker.create_container(Some(options), body)).await?;
+        Ok(created.id)
     }
 
     /// Fetches an image from its registry, with a login where it asks for one.
@@ -178,10 +184,17 @@ impl Engine {
             .build();
         let patient = self.docker.clone().with_timeout(TRANSFER_DEADLINE);
         let mut progress = patient.create_image(Some(options), None, login.map(credentials));
-        while let Some(step) = progress.next().await {
-            step?;
+        loop {
+            match timeout(PULL_STALL, progress.next()).await {
+                Ok(Some(step)) => drop(step?),
+                Ok(None) => return Ok(()),
+                Err(_elapsed) => {
+                    return Err(EngineError::Gone(format!(
+                        "nothing of an image came for {PULL_STALL:?}"
+                    )));
+                }
+            }
         }
-        Ok(())
     }
 
     /// Unpacks a tar into a directory of a container, wherever the engine is.
@@ -291,7 +304,9 @@ impl Engine {
         let found = in_time(self.docker.inspect_container(container, None)).await?;
         let state = found.state.unwrap_or_default();
         let mounts = found.mounts.unwrap_or_default().into_iter();
+        let started_at = time(state.started_at);
         Ok(ContainerInfo {
+            id: found.id.unwrap_or_default(),
             labels: found
                 .config
                 .and_then(|config| config.labels)
@@ -301,15 +316,19 @@ impl Engine {
                 .filter_map(|mount| Some((mount.destination?.into(), mount.source?.into())))
                 .collect(),
             phase: match state.status {
-                Some(ContainerStateStatusEnum::CREATED) => Phase::Created,
+                Some(
+                    ContainerStateStatusEnum::CREATED
+                    | ContainerStateStatusEnum::REMOVING
+                    | ContainerStateStatusEnum::DEAD,
+                ) if started_at.is_none() => Phase::Created,
                 Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD) => {
                     Phase::Exited
                 }
+                // One that is being removed is gone at the next look.
                 _ => Phase::Running,
             },
-            started_at: state
-                .started_at
-                .and_then(|at| humantime::parse_rfc3339(&at).ok()),
+            started_at,
+            finished_at: time(state.finished_at),
             exit_code: state.exit_code.unwrap_or_default(),
             oom_killed: state.oom_killed.unwrap_or_default(),
         })
@@ -389,8 +408,18 @@ impl Engine {
 
     /// Removes a container, running or not, with its anonymous volumes. Gone already is fine.
     pub(crate) async fn remove_container(&self, container: &str) -> Result<()> {
+        self.remove(container, true).await
+    }
+
+    /// Removes a container that does not run; one that does is an [`EngineError::Conflict`]. Gone
+    /// already is fine.
+    pub(crate) async fn remove_idle_container(&self, container: &str) -> Result<()> {
+        self.remove(container, false).await
+    }
+
+    async fn remove(&self, container: &str, even_running: bool) -> Result<()> {
         let options = RemoveContainerOptionsBuilder::default()
-            .force(true)
+            .force(even_running)
             .v(true)
             .build();
         gone_is_fine(in_time(self.docker.remove_container(container, Some(options))).await)
@@ -494,6 +523,11 @@ impl From<Error> for EngineError {
 
 fn by_label(label: &str) -> HashMap<&'static str, Vec<String>> {
     HashMap::from([("label", vec![label.to_owned()])])
+}
+
+/// A time as the engine tells it; that of what never was is in the year 1.
+fn time(told: Option<String>) -> Option<SystemTime> {
+    humantime::parse_rfc3339(&told?).ok()
 }
 
 fn labelled(name: String, labels: Option<HashMap<String, String>>) -> Option<Labelled> {

@@ -10,7 +10,7 @@ use shared::queue::MAX_RECEIVES;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
-use crate::build::Builder;
+use crate::build::{Begun, Builder};
 use crate::cleanup;
 use crate::mail::Mailer;
 use crate::outcome::{Obstacle, Outcome};
@@ -89,32 +89,25 @@ impl Job {
         if build.finished.is_some() {
             return self.report_again(&build).await;
         }
-        let outcome = match self.has_started(&build).await {
-            true => match self.attempt(&build, true).await? {
+        let outcome = match self.builder.has_begun(&build).await {
+            Begun::No => gave_up(reason),
+            Begun::Yes => match self.attempt(&build, true).await? {
                 Ok(outcome) => outcome,
-                Err(reason) => {
-                    tracing::warn!(build = %request.id, reason, "cannot follow a build to its end now");
-                    return Ok(Verdict::GiveBack(RETRY_DELAY));
-                }
+                Err(reason) => return Ok(not_now(request.id, &reason)),
             },
-            false => gave_up(reason),
+            Begun::Unknown => return Ok(not_now(request.id, "the Docker engine does not answer")),
         };
         self.finish(&build, &outcome).await?;
         Ok(Verdict::Settle)
     }
 
-    /// Whether a build's hook was ever started here, or it even has an end.
+    /// Whether a build's hook may have been started here, or it even has an end.
     pub(crate) async fn has_begun(&self, build: BuildId) -> bool {
         match self.records.find(build).await {
-            Ok(Some(build)) => build.finished.is_some() || self.has_started(&build).await,
-            Ok(None) | Err(_) => self.builder.has_started(build).await,
+            Ok(Some(build)) if build.finished.is_some() => true,
+            Ok(Some(build)) => self.builder.has_begun(&build).await != Begun::No,
+            Ok(None) | Err(_) => false,
         }
-    }
-
-    /// Whether a build's hook was ever started: its container may be gone, or be another worker's.
-    async fn has_started(&self, build: &Build) -> bool {
-        let is_known = build.hook_started && !self.builder.hook.rerun_interrupted;
-        is_known || self.builder.has_started(build.request.id).await
     }
 
     /// Stops the hook of a build that this worker has no right to any more.
@@ -144,7 +137,7 @@ impl Job {
         };
         let superseded_by = self.supersession.at_start(build, &commit).await?;
         if let Some(by) = superseded_by.get()
-            && !self.builder.has_started(request.id).await
+            && self.builder.has_begun(build).await == Begun::No
         {
             return Ok(Ok(Outcome::Superseded { by: by.clone() }));
         }
@@ -264,6 +257,12 @@ impl Job {
             tokio::time::sleep(CLEANUP_RETRY_DELAY * attempt).await;
         }
     }
+}
+
+/// Of a build whose hook may have begun, and must not be told to have been given up.
+fn not_now(build: BuildId, reason: &str) -> Verdict {
+    tracing::warn!(%build, reason, "cannot follow a build to its end now");
+    Verdict::GiveBack(RETRY_DELAY)
 }
 
 fn gave_up(reason: &str) -> Outcome {

@@ -72,6 +72,10 @@ impl From<EngineError> for Obstacle {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Gone(_) | EngineError::Failed(_) => Self::Transient(error.to_string()),
+            // Somebody else has removed or made something in between, such as a `docker prune`.
+            EngineError::NotFound(_) | EngineError::Conflict(_) => {
+                Self::Transient(error.to_string())
+            }
             EngineError::NoSpace(_) => Self::DiskFull(error.to_string()),
             _ => Self::Permanent(error.to_string()),
         }

@@ -258,6 +258,15 @@ impl Records {
         .await
     }
 
+    /// Takes back that a hook starts: the engine knows better.
+    pub(crate) async fn hook_did_not_start(&self, id: BuildId) -> Result<()> {
+        self.change(
+            "UPDATE builds SET hook_started_ms = NULL WHERE id = ?1",
+            [id.to_string()],
+        )
+        .await
+    }
+
     /// Stores how a build ended together with the reports that it owes.
     pub(crate) async fn finish(
         &self,

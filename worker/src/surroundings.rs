@@ -101,6 +101,8 @@ mod tests {
     #[test]
     fn the_socket_is_the_one_on_the_engines_host() {
         let own = ContainerInfo {
+            id: String::new(),
+            finished_at: None,
             labels: HashMap::new(),
             image_id: None,
             mounts: HashMap::from([("/x/docker.sock".into(), "/run/user/1000/docker.sock".into())]),
