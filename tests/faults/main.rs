@@ -37,17 +37,17 @@ use crate::world::Bench;
 const ROWS: [Row; 12] = [
     Row {
         name: "kill-at-points",
-        long: Duration::from_secs(330),
+        long: Duration::from_secs(360),
         run: |bench, budget, dice| kill::at_points(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "kill-at-random",
-        long: Duration::from_secs(240),
+        long: Duration::from_secs(600),
         run: |bench, budget, dice| kill::at_random(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "engine-away",
-        long: Duration::from_secs(240),
+        long: Duration::from_secs(300),
         run: |bench, budget, dice| engine::away(bench, budget, dice).boxed_local(),
     },
     Row {
@@ -62,22 +62,22 @@ const ROWS: [Row; 12] = [
     },
     Row {
         name: "handler-killed",
-        long: Duration::from_secs(60),
+        long: Duration::from_secs(120),
         run: |bench, budget, dice| handler::killed(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "missed",
-        long: Duration::from_secs(180),
+        long: Duration::from_secs(120),
         run: |bench, budget, dice| missed::pushes(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "power-cut",
-        long: Duration::from_secs(60),
+        long: Duration::from_secs(120),
         run: |bench, budget, dice| power::cut(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "disk-full",
-        long: Duration::from_secs(180),
+        long: Duration::from_secs(300),
         run: |bench, budget, dice| disk::full(bench, budget, dice).boxed_local(),
     },
     Row {
@@ -92,7 +92,7 @@ const ROWS: [Row; 12] = [
     },
     Row {
         name: "many",
-        long: Duration::from_secs(240),
+        long: Duration::from_secs(800),
         run: |bench, budget, dice| many::builds(bench, budget, dice).boxed_local(),
     },
 ];
