@@ -1,39 +1,36 @@
 //! GitHub, as far as a build needs it: commit statuses, tarballs, which commit a name means, and the
 //! pushes that it could not deliver.
 
+mod answer;
+mod patience;
 mod hooks;
 mod missed;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::build::{CommitSha, RefName, RepoName};
 use crate::config::{ConfigError, GithubConfig};
 use anyhow::Context;
-use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, RETRY_AFTER};
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName};
+use http::{HeaderValue, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Client, RequestBuilder, Response, redirect};
+use reqwest::{Client, RequestBuilder, redirect};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use answer::{no_answer, send};
 pub use hooks::{Attempt, Hook, HookOwner};
 pub use missed::{Access, LookupError, MissedPush, MissedPushes, REMEMBERED};
+pub use patience::{Patience, retried};
 
 /// GitHub itself gives up on a request after 10 s.
 const API_DEADLINE: Duration = Duration::from_secs(15);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// A tarball may take long as a whole; silence of this length means that it is not coming.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
-/// What GitHub asks to wait after a secondary limit that names no time.
-/// <https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api>
-const SECONDARY_LIMIT_WAIT: Duration = Duration::from_secs(60);
-/// Longer than this nobody waits inside one attempt to build; the commit goes back to the queue.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
-
 /// Everything in a path segment but what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -225,9 +222,10 @@ impl Github {
     /// Which commit a branch, tag or short id means.
     ///
     /// # Errors
-    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    /// See [`GithubError`]; it is unavailable when [`Patience`] has ended.
     pub async fn resolve(&self, repo: &RepoName, name: &RefName) -> Result<CommitSha, GithubError> {
-        retried(|| self.commit_of(repo, name.as_str())).await
+        let ask = || self.commit_of(repo, name.as_str());
+        Patience::default().outlast(ask).await
     }
 
     /// The commit that a branch is at. GitHub may lag some seconds behind a push.
@@ -273,16 +271,18 @@ impl Github {
     /// The tarball of a commit, as it comes in.
     ///
     /// # Errors
-    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    /// See [`GithubError`]; it is unavailable when patience has ended.
     pub async fn tarball(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
+        patience: &mut Patience,
     ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>, GithubError> {
         let what = format!("the tarball of {repo} at {}", commit.short());
         let url = format!("{}/repos/{repo}/tarball/{commit}", self.api_url);
         // No deadline for the whole: only silence ends a download.
-        let response = retried(|| send(self.client.get(&url), &what)).await?;
+        let ask = || send(self.client.get(&url), &what);
+        let response = patience.outlast(ask).await?;
         // The address carries a token of its own.
         let hide_address = |error: reqwest::Error| std::io::Error::other(error.without_url());
         Ok(response.bytes_stream().map_err(hide_address))
@@ -365,173 +365,9 @@ fn default_headers(config: &GithubConfig) -> Result<HeaderMap, ConfigError> {
     ]))
 }
 
-/// Asks again, a few times and with growing waits, while GitHub is not available.
-///
-/// # Errors
-/// Those of the last time.
-pub async fn retried<T, F>(ask: impl FnMut() -> F) -> Result<T, GithubError>
-where
-    F: Future<Output = Result<T, GithubError>>,
-{
-    let patience = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_secs(1))
-        .with_max_times(4)
-        .with_jitter();
-    ask.retry(patience)
-        .when(|error| {
-            let wait = error.retry_after().unwrap_or_default();
-            error.is_transient() && wait <= RETRY_AFTER_MAX
-        })
-        .adjust(|error, delay| delay.map(|delay| error.retry_after().unwrap_or(delay)))
-        .await
-}
-
-async fn send(request: RequestBuilder, what: &str) -> Result<Response, GithubError> {
-    let response = request
-        .send()
-        .await
-        .map_err(|error| no_answer(what, error))?;
-    classify(response.status(), response.headers(), what)?;
-    Ok(response)
-}
-
-/// Whether an answer is one, a refusal, or a request to come again.
-fn classify(status: StatusCode, headers: &HeaderMap, what: &str) -> Result<(), GithubError> {
-    if status.is_success() {
-        return Ok(());
-    }
-    let asked_to_wait = wait_in(headers);
-    let limited = status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::FORBIDDEN && asked_to_wait.is_some();
-    if limited || status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-        return Err(GithubError::Unavailable {
-            what: what.to_owned(),
-            reason: format!("it answered {}", status.as_u16()),
-            retry_after: asked_to_wait.or(limited.then_some(SECONDARY_LIMIT_WAIT)),
-            ambiguous: status.is_server_error(),
-        });
-    }
-    Err(GithubError::Refused {
-        what: what.to_owned(),
-        status: status.as_u16(),
-        hint: match status {
-            StatusCode::UNAUTHORIZED => " (is GITHUB_TOKEN still valid?)",
-            StatusCode::FORBIDDEN => " (may GITHUB_TOKEN do this?)",
-            StatusCode::NOT_FOUND => " (does it exist, and may GITHUB_TOKEN see it?)",
-            _ => "",
-        },
-    })
-}
-
-/// How long GitHub's headers ask to wait: `Retry-After`, or the reset of an exhausted limit.
-fn wait_in(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok();
-    if let Some(retry_after) = text(RETRY_AFTER.as_str()) {
-        let seconds = retry_after.parse().ok().map(Duration::from_secs);
-        return seconds.or_else(|| {
-            let date = httpdate::parse_http_date(retry_after).ok()?;
-            Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-        });
-    }
-    if text("x-ratelimit-remaining")? != "0" {
-        return None;
-    }
-    let reset = Duration::from_secs(text("x-ratelimit-reset")?.parse().ok()?);
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()?;
-    Some(reset.saturating_sub(now))
-}
-
-fn no_answer(what: &str, error: reqwest::Error) -> GithubError {
-    let reason = if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        "no connection"
-    } else {
-        "the connection broke"
-    };
-    tracing::debug!(
-        error = format!("{:#}", anyhow::Error::new(error.without_url())),
-        "GitHub: {what}"
-    );
-    GithubError::Unavailable {
-        what: what.to_owned(),
-        reason: reason.to_owned(),
-        retry_after: None,
-        ambiguous: reason != "no connection",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn classified(status: u16, headers: &[(&'static str, &str)]) -> Result<(), GithubError> {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("value")))
-            .collect();
-        classify(
-            StatusCode::from_u16(status).expect("code"),
-            &headers,
-            "the test",
-        )
-    }
-
-    #[test]
-    fn only_what_may_change_is_asked_again() {
-        for (status, transient) in [
-            (401, false),
-            (403, false),
-            (404, false),
-            (422, false),
-            (451, false),
-            (408, true),
-            (429, true),
-            (500, true),
-            (502, true),
-            (503, true),
-        ] {
-            let error = classified(status, &[]).expect_err("no success");
-            assert_eq!(error.is_transient(), transient, "{status}");
-        }
-        assert_eq!(classified(201, &[]), Ok(()));
-    }
-
-    #[test]
-    fn a_403_that_asks_to_wait_is_a_limit() {
-        let secondary = classified(403, &[("retry-after", "7")]).expect_err("limited");
-        assert_eq!(secondary.retry_after(), Some(Duration::from_secs(7)));
-
-        let exhausted = [
-            ("x-ratelimit-remaining", "0"),
-            ("x-ratelimit-reset", "4102444800"),
-        ];
-        let primary = classified(403, &exhausted).expect_err("limited");
-        assert!(primary.retry_after() > Some(Duration::from_secs(3600)));
-
-        let plain = classified(403, &[("x-ratelimit-remaining", "12")]).expect_err("forbidden");
-        assert!(!plain.is_transient());
-    }
-
-    #[test]
-    fn a_limit_that_names_no_time_waits_a_minute() {
-        let limited = classified(429, &[]).expect_err("limited");
-        assert_eq!(limited.retry_after(), Some(SECONDARY_LIMIT_WAIT));
-    }
-
-    #[test]
-    fn a_date_to_retry_after_is_understood() {
-        let past = classified(503, &[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")]);
-        assert_eq!(past.expect_err("down").retry_after(), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_refusal_says_what_to_check() {
-        let error = classified(404, &[]).expect_err("missing");
-        insta::assert_snapshot!(error, @"GitHub answered 404 to the test (does it exist, and may GITHUB_TOKEN see it?)");
-    }
 
     #[test]
     fn a_branch_name_is_one_path_segment() {

@@ -176,6 +176,33 @@ async fn a_tarball_that_meets_trouble_is_fetched_again() {
 }
 
 #[tokio::test]
+async fn a_build_that_waits_for_github_does_not_hold_up_a_stop_and_is_built_by_the_next_start() {
+    let fixture = Fixture::plain().await;
+    let limit = Fault::unannounced_limit();
+    fixture.github.fail_next(Endpoint::Tarball, 1, limit);
+    let setup = fixture.setup("true").env("DRAIN_TIMEOUT", "1s");
+    let mut service = setup.start().await;
+    let build = fixture.push(&service).await;
+    service.wait_for_log("waiting for GitHub", DEADLINE).await;
+    let told = service.log();
+    let line = told
+        .lines()
+        .find(|line| line.contains("waiting for GitHub"));
+    let wait_s = line.and_then(|line| line.rsplit_once("wait_s=")?.1.parse::<u64>().ok());
+    // A minute, and up to two seconds of jitter.
+    assert!(
+        wait_s.is_some_and(|wait_s| (60..=62).contains(&wait_s)),
+        "{line:?}"
+    );
+
+    let begun = Instant::now();
+    service.stop(DEADLINE).await;
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    service.start_again().await;
+    fixture.finished(&service, build).await.assert_passed();
+}
+
+#[tokio::test]
 async fn the_commit_of_a_branch_is_asked_for_again() {
     let fixture = Fixture::plain().await;
     let fault = Fault::secondary_limit(1);

@@ -106,6 +106,22 @@ async fn of_three_pushes_the_last_passes(mut fixture: Fixture, setup: Setup) -> 
 }
 
 #[tokio::test]
+async fn a_build_that_waits_for_github_ends_as_soon_as_the_worker_hears_of_a_newer_push() {
+    let mut fixture = Fixture::plain().await;
+    let limit = Fault::secondary_limit(3000);
+    fixture.github.fail_next(Endpoint::Tarball, 1, limit);
+    let service = fixture.superseding("2").start().await;
+    let first = fixture.pushed(&service, "refs/heads/main").await;
+    service.wait_for_log("waiting for GitHub", DEADLINE).await;
+    let second = fixture.push_another(&service).await;
+
+    let of_first = fixture.told_of(&first).await;
+    assert_eq!(of_first, ["Pending: building", &superseded_by(&second)]);
+    assert_eq!(log(&service, &first.build), "");
+    fixture.passes(&second).await;
+}
+
+#[tokio::test]
 async fn a_build_that_runs_is_stopped_as_soon_as_the_worker_hears_of_a_newer_push() {
     let mut fixture = Fixture::plain().await;
     let hook = format!("trap 'echo stopped; exit 0' TERM; {GATE}");

@@ -194,11 +194,16 @@ impl Builder {
         };
         let Made { id, checkout: dir } = made;
         self.housekeeper.check_room(&dir).await?;
-        checkout(&self.engine, &self.github, &request.repo, commit, &id).await?;
+        let checkout = checkout(&self.engine, &self.github, &request.repo, commit, &id);
+        // It waits for a GitHub that is away.
+        tokio::select! {
+            checked_out = checkout => checked_out?,
+            by = superseded_by.wait() => return Err(superseded(by)),
+        }
         // Attached before the start, so that not a byte is missing.
         let output = Box::pin(self.engine.attach(&id).await?);
         if let Some(by) = superseded_by.get() {
-            return Err(Obstacle::Permanent(format!("superseded by {}", by.short())));
+            return Err(superseded(by));
         }
         // That of a hook that ran before, with RERUN_INTERRUPTED=1.
         log::remove(&self.data_dir, request.id).map_err(|error| {
@@ -587,6 +592,11 @@ impl Builder {
         let ran_for = started_at.elapsed().unwrap_or_default();
         Instant::now() + self.hook.timeout.saturating_sub(ran_for)
     }
+}
+
+/// Why a hook is not started that a newer commit makes pointless.
+fn superseded(by: &CommitSha) -> Obstacle {
+    Obstacle::Permanent(format!("superseded by {}", by.short()))
 }
 
 /// By the engine's clock.

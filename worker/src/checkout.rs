@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use shared::build::{CommitSha, RepoName};
-use shared::github::Github;
+use shared::github::{Github, Patience};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -16,8 +16,6 @@ use crate::container::TARBALL_DIR;
 use crate::engine::Engine;
 use crate::outcome::Obstacle;
 
-/// How often a download that breaks off is begun again before the commit goes back to the queue.
-const DOWNLOADS: usize = 3;
 /// The size of the pieces in which the tar is handed to the engine.
 const CHUNK_BYTES: usize = 128 << 10;
 /// Pieces that may wait for the engine.
@@ -34,15 +32,23 @@ pub(crate) async fn checkout(
     commit: &CommitSha,
     container: &str,
 ) -> Result<(), Obstacle> {
-    let mut last = Obstacle::Transient("the download of the tarball broke off".into());
-    for _ in 0..DOWNLOADS {
-        let tarball = github.tarball(repo, commit).await?;
-        match unpack(engine, tarball, commit, container).await {
-            Err(transient @ Obstacle::Transient(_)) => last = transient,
-            done => return done,
+    const BROKEN_OFF: &str = "the download of the tarball broke off";
+    let mut patience = Patience::default();
+    loop {
+        let tarball = github.tarball(repo, commit, &mut patience).await?;
+        match unpack(engine, tarball, commit, container).await? {
+            Unpacked::Whole => return Ok(()),
+            Unpacked::BrokenOff if patience.wait(BROKEN_OFF, None).await => {}
+            Unpacked::BrokenOff => return Err(Obstacle::Transient(BROKEN_OFF.into())),
         }
     }
-    Err(last)
+}
+
+/// How much of a tarball is in the volume.
+enum Unpacked {
+    Whole,
+    /// A part, for no more than that was downloaded.
+    BrokenOff,
 }
 
 async fn unpack(
@@ -50,7 +56,7 @@ async fn unpack(
     tarball: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     commit: &CommitSha,
     container: &str,
-) -> Result<(), Obstacle> {
+) -> Result<Unpacked, Obstacle> {
     let broken_off = Arc::new(AtomicBool::new(false));
     let note = Arc::clone(&broken_off);
     let tarball = Box::pin(tarball.inspect_err(move |_| note.store(true, Ordering::Relaxed)));
@@ -62,10 +68,10 @@ async fn unpack(
     let (repacked, uploaded) = tokio::join!(repacking, engine.upload(container, TARBALL_DIR, tar));
     match repacked.expect("repacking does not panic") {
         // The engine went away while it was written to: its own error says more.
-        Err(ArchiveError::Output(_)) | Ok(()) => Ok(uploaded?),
-        Err(ArchiveError::Damaged(_)) if broken_off.load(Ordering::Relaxed) => Err(
-            Obstacle::Transient("the download of the tarball broke off".into()),
-        ),
+        Err(ArchiveError::Output(_)) | Ok(()) => Ok(uploaded.map(|()| Unpacked::Whole)?),
+        Err(ArchiveError::Damaged(_)) if broken_off.load(Ordering::Relaxed) => {
+            Ok(Unpacked::BrokenOff)
+        }
         Err(error) => Err(Obstacle::Permanent(error.to_string())),
     }
 }

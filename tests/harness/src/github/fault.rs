@@ -78,6 +78,15 @@ impl Fault {
         }
     }
 
+    /// The same where only the words tell it from a token that lacks a right, and no time is named.
+    pub fn unannounced_limit() -> Self {
+        Self::Answer {
+            code: 403,
+            headers: vec![("x-ratelimit-remaining", "4987".to_owned())],
+            message: "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.",
+        }
+    }
+
     /// GitHub's answer when the hour's requests are used up, until `reset` (Unix time, seconds).
     pub fn primary_limit(reset: u64) -> Self {
         Self::Answer {
