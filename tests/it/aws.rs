@@ -1,11 +1,11 @@
 //! The AWS shape: what `infra/aws/deploy` makes, and a push that goes all the way through it.
 //!
-//! The emulator runs no functions: the real handler runs on the harness's Lambda, with the
-//! variables that the stack's function has. And it enforces no policies: a test reads them.
+//! The emulator runs no functions: the real ones run on the harness's Lambda, with the variables
+//! that the stack's functions have. And it enforces no policies: a test reads them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::fixture::{DEADLINE, Fixture, REPO, at_gate, open_gate, told};
+use crate::reconcile::{Missing, url};
+use crate::redeliver::{self, scheduled_event};
 
 /// The stack's name, and by that the family of its queues, whose clock a test can stop.
 const STACK: &str = "team";
@@ -45,15 +47,18 @@ struct Deployed<'a> {
 
 impl<'a> Deployed<'a> {
     async fn of(aws: &'a Aws, fixture: &Fixture) -> Self {
+        Self::with(aws, fixture, &[]).await
+    }
+
+    async fn with(aws: &'a Aws, fixture: &Fixture, more: &[(&str, &str)]) -> Self {
         let stack = aws.stack(STACK, &handler()).await;
-        stack
-            .deploy(&[
-                ("GITHUB_TOKEN", fixture.github.token()),
-                ("GITHUB_REPO", REPO),
-                ("WEBHOOK_SECRET", WEBHOOK_SECRET),
-                ("SES_FROM", "ci@example.org"),
-            ])
-            .await;
+        let variables = [
+            ("GITHUB_TOKEN", fixture.github.token()),
+            ("GITHUB_REPO", REPO),
+            ("WEBHOOK_SECRET", WEBHOOK_SECRET),
+            ("SES_FROM", "ci@example.org"),
+        ];
+        stack.deploy(&[&variables[..], more].concat()).await;
         let outputs = stack.outputs().await;
         Self {
             aws,
@@ -62,13 +67,18 @@ impl<'a> Deployed<'a> {
         }
     }
 
-    /// The variables of the stack's function.
-    async fn variables(&self) -> BTreeMap<String, String> {
-        let name = &*self.outputs["HandlerFunction"];
+    /// The variables of the function that this output names.
+    async fn variables_of(&self, output: &str) -> BTreeMap<String, String> {
+        let name = &*self.outputs[output];
         let asked = ["lambda", "get-function-configuration", "--function-name"];
         let answer = self.stack.cli(&[&asked[..], &[name]].concat()).await;
         let variables = answer["Environment"]["Variables"].clone();
         serde_json::from_value(variables).expect("texts")
+    }
+
+    /// The variables of the webhook.
+    async fn variables(&self) -> BTreeMap<String, String> {
+        self.variables_of("HandlerFunction").await
     }
 
     /// The stack's handler on Lambda.
@@ -258,6 +268,76 @@ async fn a_push_that_three_workers_did_not_survive_becomes_a_dead_letter_and_an_
     assert_eq!(deployed.messages().await, [0, 0]);
 }
 
+/// The webhook behind a domain of its own, as a process with the variables of the stack's function.
+async fn start_webhook(deployed: &Deployed<'_>, port: u16) -> Process {
+    let mut webhook = Command::new(handler());
+    webhook
+        .env_clear()
+        .envs(deployed.variables().await)
+        .env("BIND", "127.0.0.1")
+        .env("PORT", port.to_string())
+        .env("LOG_FORMAT", "text")
+        .env("AWS_ENDPOINT_URL", deployed.aws.endpoint_url())
+        .env("AWS_REGION", REGION)
+        .env("AWS_ACCESS_KEY_ID", "an-id")
+        .env("AWS_SECRET_ACCESS_KEY", "a-secret");
+    let webhook = Process::start(webhook);
+    let listens = |log: &str| log.contains("listening on").then_some(());
+    webhook.wait_for_output(listens, DEADLINE).await;
+    webhook
+}
+
+#[tokio::test]
+async fn pushes_that_the_webhook_missed_are_delivered_to_it_again_and_built_once_each() {
+    let aws = Aws::start().await;
+    aws.verify_email("example.org").await;
+    let mut missing = Missing::start().await;
+    let webhook_url = url(missing.port);
+    let api_url = missing.fixture.github.url();
+    let more = [("WEBHOOK_URL", &*webhook_url), ("GITHUB_API_URL", &api_url)];
+    let deployed = Deployed::with(&aws, &missing.fixture, &more).await;
+    assert_eq!(deployed.outputs["WebhookUrl"], webhook_url);
+
+    let commits = missing.miss(2).await;
+    let _webhook = start_webhook(&deployed, missing.port).await;
+    let variables = deployed.variables_of("RedeliverFunction").await;
+    let mut function = LambdaHandler::start(&redeliver::program(), variables).await;
+    for _ in 0..2 {
+        function.invoke(&scheduled_event()).await;
+        let github = &missing.fixture.github;
+        github.wait_for_redeliveries(2, DEADLINE).await;
+        assert_eq!(deployed.messages().await, [2, 0]);
+    }
+    let mut worker = deployed.start_worker(missing.fixture.setup("true"));
+    missing.assert_built_once(&commits).await;
+    aws.wait_for_mails(2).await;
+    assert!(worker.stop().await.success(), "{}", worker.process.output());
+    assert_eq!(deployed.messages().await, [0, 0]);
+}
+
+#[tokio::test]
+async fn a_setting_turns_the_search_for_missed_pushes_off_and_on() {
+    let aws = Aws::start().await;
+    let fixture = Fixture::plain().await;
+    let stack = aws.stack(STACK, &handler()).await;
+    let token = ("GITHUB_TOKEN", fixture.github.token());
+    let off = [token, ("GITHUB_REPO", REPO), ("RECONCILE", "0")];
+    stack.deploy(&off).await;
+    let without = aws.resources().await;
+    assert!(without["events Rules"].is_empty(), "{without:#?}");
+    assert_eq!(without["lambda Functions"].len(), 1, "{without:#?}");
+    assert!(!stack.outputs().await.contains_key("RedeliverFunction"));
+
+    stack.deploy(&[("RECONCILE", "1")]).await;
+    let with = aws.resources().await;
+    assert_eq!(with["events Rules"].len(), 1, "{with:#?}");
+    let function = stack.outputs().await["RedeliverFunction"].clone();
+    assert!(with["lambda Functions"].contains(&function), "{with:#?}");
+
+    stack.deploy(&[("RECONCILE", "0")]).await;
+    assert_eq!(aws.resources().await, without);
+}
+
 #[tokio::test]
 async fn a_second_deploy_changes_nothing_and_destroy_leaves_nothing() {
     let aws = Aws::start().await;
@@ -330,6 +410,14 @@ async fn a_deploy_says_in_one_line_what_is_missing() {
             &[repo, token, ("HANDLER_ZIP", "/no.zip")],
             "error: HANDLER_ZIP: there is no /no.zip\n",
         ),
+        (
+            &[repo, token, ("REDELIVER_ZIP", "/no.zip")],
+            "error: REDELIVER_ZIP: there is no /no.zip\n",
+        ),
+        (
+            &[repo, token, ("RECONCILE", "no")],
+            "error: RECONCILE: must be 0 or 1\n",
+        ),
     ] {
         let output = stack.try_deploy(variables).await;
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -392,12 +480,15 @@ async fn no_part_may_or_knows_more_than_it_needs() {
     let Deployed { stack, outputs, .. } = &deployed;
     assert_told_no_more_than_it_reads(&deployed).await;
     assert_access_log_lacks_query(&deployed).await;
+    assert_started_by_its_schedule_alone(&deployed).await;
 
     let handler = statements_of_role(stack, "team-HandlerRole", "queue-pushes").await;
     insta::assert_snapshot!(handler.join("\n"), @r"
     Allow sqs:SendMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds
     Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-handler
     ");
+    let redeliver = statements_of_role(stack, "team-RedeliverRole", "write-its-log").await;
+    insta::assert_snapshot!(redeliver.join("\n"), @"Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-redeliver");
     let worker = statements_of_policy(stack, &outputs["WorkerPolicyArn"]).await;
     insta::assert_snapshot!(worker.join("\n"), @r#"
     Allow sqs:ReceiveMessage sqs:ChangeMessageVisibility sqs:DeleteMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds arn:aws:sqs:eu-west-1:123456789012:team-dead
@@ -420,17 +511,49 @@ async fn no_part_may_or_knows_more_than_it_needs() {
 }
 
 async fn assert_told_no_more_than_it_reads(deployed: &Deployed<'_>) {
-    let variables = deployed.variables().await;
-    let names: Vec<_> = variables.keys().map(String::as_str).collect();
+    let names = async |output| {
+        let variables = deployed.variables_of(output).await;
+        variables.into_keys().collect::<Vec<_>>().join(" ")
+    };
     assert_eq!(
-        names,
-        [
-            "BRANCHES",
-            "GITHUB_REPO",
-            "LOG_FORMAT",
-            "QUEUE_URL",
-            "WEBHOOK_SECRET"
-        ]
+        names("HandlerFunction").await,
+        "BRANCHES GITHUB_REPO LOG_FORMAT QUEUE_URL WEBHOOK_SECRET"
+    );
+    assert_eq!(
+        names("RedeliverFunction").await,
+        "GITHUB_API_URL GITHUB_REPO GITHUB_TOKEN LOG_FORMAT WEBHOOK_URL"
+    );
+    let redeliver = deployed.variables_of("RedeliverFunction").await;
+    assert_eq!(redeliver["WEBHOOK_URL"], deployed.outputs["WebhookUrl"]);
+}
+
+/// Nobody but the schedule starts the function that has the token.
+async fn assert_started_by_its_schedule_alone(deployed: &Deployed<'_>) {
+    let Deployed { stack, outputs, .. } = deployed;
+    let rules = stack.cli(&["events", "list-rules"]).await;
+    let rule = &rules["Rules"][0];
+    assert_eq!(rule["ScheduleExpression"], "rate(15 minutes)");
+    let name = rule["Name"].as_str().expect("a name");
+    let asked = ["events", "list-targets-by-rule", "--rule", name];
+    let targets = stack.cli(&asked).await;
+    let function = &outputs["RedeliverFunction"];
+    let target = targets["Targets"][0]["Arn"].as_str().expect("a target");
+    assert!(
+        target.ends_with(&format!(":function:{function}")),
+        "{target}"
+    );
+
+    let asked = ["lambda", "get-policy", "--function-name", function];
+    let policy = stack.cli(&asked).await;
+    let policy: Value =
+        serde_json::from_str(policy["Policy"].as_str().expect("a policy")).expect("JSON");
+    let [statement] = &policy["Statement"].as_array().expect("statements")[..] else {
+        panic!("{policy}")
+    };
+    assert_eq!(statement["Principal"]["Service"], "events.amazonaws.com");
+    assert_eq!(
+        statement["Condition"]["ArnLike"]["AWS:SourceArn"],
+        rule["Arn"]
     );
 }
 

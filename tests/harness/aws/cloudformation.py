@@ -65,6 +65,13 @@ def install(aws):
         # It goes with its queue.
         delete=lambda aws, id, wanted: None,
     )
+    learn(
+        "AWS::Lambda::EventInvokeConfig",
+        create=put_invoke_config,
+        update=put_invoke_config,
+        # It goes with its function.
+        delete=lambda aws, id, wanted: None,
+    )
     # moto knows it, but not how to change it.
     learn(
         "AWS::IAM::ManagedPolicy",
@@ -94,6 +101,11 @@ def put_queue_policy(aws, name, wanted):
     policy = json.dumps(wanted["PolicyDocument"])
     for queue in wanted["Queues"]:
         aws("sqs").set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
+    return name
+
+
+def put_invoke_config(aws, name, wanted):
+    aws("lambda").put_function_event_invoke_config(**wanted)
     return name
 
 
@@ -250,8 +262,9 @@ def see_references_in_sub():
 
 
 def apply_change_sets():
-    """A change set brings its stack's outputs up to date as well, and makes what no condition
-    holds back any more. One without a change is made, and fails; moto refuses to make it."""
+    """A change set brings its stack's outputs up to date as well, makes what no condition holds
+    back any more, and removes what one holds back now. One without a change is made, and fails;
+    moto refuses to make it."""
     update = parsing.parse_and_update_resource
 
     def parse_and_update_resource(logical_id, wanted, resources, **place):
@@ -268,9 +281,19 @@ def apply_change_sets():
         # Of parameters that nobody set, moto takes the default for a change.
         stack.resource_map.input_parameters = stack.stack_parameters
         stack.resource_map.update(change_set.template_dict, change_set.parameters)
+        follow_conditions(stack.resource_map)
         stack.template = change_set.template
         stack._parse_template()
         stack.output_map = stack._create_output_map()
+
+    def follow_conditions(resources):
+        made = resources._parsed_resources
+        for logical_id, wanted in reversed(resources._resource_json_map.items()):
+            if resources.lazy_condition_map.get(wanted.get("Condition"), True):
+                # To look at what does not exist makes it.
+                resources[logical_id]
+            elif made.get(logical_id) is not None:
+                resources._delete_resource(made.pop(logical_id), wanted)
 
     def has_parameters(stack, others):
         known = as_texts(stack.stack_parameters)

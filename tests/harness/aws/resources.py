@@ -8,6 +8,7 @@ LISTS = [
     ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
     ("ec2", "describe_launch_templates", "LaunchTemplates", "LaunchTemplateId"),
     ("ec2", "describe_security_groups", "SecurityGroups", "GroupId"),
+    ("events", "list_rules", "Rules", "Name"),
     ("iam", "list_instance_profiles", "InstanceProfiles", "InstanceProfileName"),
     ("iam", "list_roles", "Roles", "RoleName"),
     ("iam", "list_users", "Users", "UserName"),

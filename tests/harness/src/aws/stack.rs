@@ -32,7 +32,7 @@ exec "$REAL_AWS" "$@"
 pub struct Stack<'a> {
     aws: &'a Aws,
     name: &'static str,
-    /// A program named `aws`, the handler's zip, and what the program was called with.
+    /// A program named `aws`, the functions' zips, and what the program was called with.
     work: TempDir,
 }
 
@@ -47,8 +47,8 @@ impl Aws {
         serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 
-    /// Stacks of this name, which begin with [`Stack::deploy`]. The stand-in for a zip that they
-    /// are deployed with says that it is for the machine of `program`.
+    /// Stacks of this name, which begin with [`Stack::deploy`]. The stand-ins for the zips that
+    /// they are deployed with say that they are for the machine of `program`.
     ///
     /// # Panics
     /// When `program` cannot be read.
@@ -59,10 +59,12 @@ impl Aws {
         let read = file.take(ELF_HEADER_BYTES).read_to_end(&mut header);
         read.expect("the program can be read");
         fs::write(work.path().join("bootstrap"), header).expect("it is writable");
-        let mut zip = Command::new(tools().join("python"));
-        zip.args(["-m", "zipfile", "-c", "handler.zip", "bootstrap"])
-            .current_dir(&work);
-        assert_succeeded(&run(zip).await);
+        for name in ["handler.zip", "redeliver.zip"] {
+            let mut zip = Command::new(tools().join("python"));
+            zip.args(["-m", "zipfile", "-c", name, "bootstrap"])
+                .current_dir(&work);
+            assert_succeeded(&run(zip).await);
+        }
         let tells = work.path().join("aws");
         fs::write(&tells, AWS_THAT_TELLS).expect("it is writable");
         let mut chmod = Command::new("chmod");
@@ -90,6 +92,7 @@ impl Stack<'_> {
         let mut deploy = self.command(&format!("{INFRA}/deploy"));
         deploy
             .env("HANDLER_ZIP", self.work.path().join("handler.zip"))
+            .env("REDELIVER_ZIP", self.work.path().join("redeliver.zip"))
             .envs(variables.iter().copied());
         run(deploy).await
     }
