@@ -4,6 +4,7 @@ use handler::server::Server;
 use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, ReconcileConfig, WorkerConfig};
 use shared::shutdown::Shutdown;
 use shared::telemetry;
+use tokio_util::sync::CancellationToken;
 use worker::Worker;
 use worker::disk::Reserve;
 
@@ -34,11 +35,16 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     let router = handler::webhook::router(&handler.webhook, queue.clone())
         .merge(pages::router(&worker, &data_dir));
 
-    // Pushes are taken while the worker waits for its engine, and until its last build is done.
-    let serving = server.serve(router, &shutdown);
+    // Pushes are taken while the worker waits for its engine, and until its last build is done:
+    // the next start builds what it does not.
+    let until_worker_ends = Shutdown {
+        drain: CancellationToken::new(),
+        abort: shutdown.abort.clone(),
+    };
+    let serving = server.serve(router, &until_worker_ends);
     let working = async {
         let result = reconcile::beside(worker.run(queue, &shutdown), reconciler).await;
-        shutdown.drain.cancel();
+        until_worker_ends.drain.cancel();
         result
     };
     let (result, ()) = tokio::join!(working, serving);

@@ -73,14 +73,16 @@ impl BodyReader {
         announced_bytes: usize,
         deadline: Instant,
     ) -> Result<Buffered<'_>, BodyError> {
-        let mut permit = self.permit_for(announced_bytes, deadline).await?;
-        let mut bytes = Vec::with_capacity(announced_bytes.max(first.len()));
+        let mut permit = None;
+        // What is announced is not there yet, and may never come.
+        let mut bytes = Vec::with_capacity(announced_bytes.min(self.small_bytes));
         let mut next = Some(first);
         while let Some(chunk) = next {
             let size_bytes = bytes.len() + chunk.len();
             self.check_size(size_bytes)?;
-            if permit.is_none() {
-                permit = self.permit_for(size_bytes, deadline).await?;
+            if permit.is_none() && size_bytes > self.small_bytes {
+                permit = Some(self.permit(deadline).await?);
+                bytes.reserve(announced_bytes.saturating_sub(bytes.len()));
             }
             bytes.extend_from_slice(&chunk);
             next = next_chunk(&mut body, deadline).await?;
@@ -99,18 +101,11 @@ impl BodyReader {
         Ok(())
     }
 
-    async fn permit_for(
-        &self,
-        size_bytes: usize,
-        deadline: Instant,
-    ) -> Result<Option<SemaphorePermit<'_>>, BodyError> {
-        if size_bytes <= self.small_bytes {
-            return Ok(None);
-        }
-        match timeout_at(deadline, self.large.acquire()).await {
-            Ok(permit) => Ok(permit.ok()),
-            Err(_) => Err(BodyError::TooMany),
-        }
+    async fn permit(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, BodyError> {
+        let permit = timeout_at(deadline, self.large.acquire()).await;
+        permit
+            .map_err(|_elapsed| BodyError::TooMany)
+            .map(|permit| permit.expect("the permits are never closed"))
     }
 }
 

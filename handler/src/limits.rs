@@ -10,7 +10,8 @@ pub struct Limits {
     pub connections: usize,
     /// From the first byte of a request's head, or the start of the connection, to the head's end.
     pub head: Duration,
-    /// From the end of a request's head to the end of its body.
+    /// From the end of a request's head to the end of its body. GitHub waits no longer than this
+    /// for its answer.
     pub body: Duration,
     /// From a response to the first byte of the next request. Longer than the 60 s for which
     /// common proxies keep a connection, so that none sends into one that we just closed.
@@ -43,7 +44,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             head: Duration::from_secs(10),
-            body: Duration::from_secs(30),
+            body: Duration::from_secs(10),
             idle: Duration::from_secs(65),
             stall: Duration::from_secs(30),
             handshake: Duration::from_secs(10),

@@ -74,6 +74,23 @@ async fn a_service_that_stops_finishes_its_build() {
 }
 
 #[tokio::test]
+async fn a_push_is_taken_while_the_last_build_of_a_service_that_stops_goes_on() {
+    let mut running = Running::draining_for("60s").await;
+    running.service.terminate();
+    let stopping = "asked to stop";
+    running.service.wait_for_log(stopping, DEADLINE).await;
+    running.fixture.commit("later", "later");
+    let later = running.fixture.push(&running.service).await;
+    open_gate(&running.build).await;
+    assert!(running.service.wait_for_end(DEADLINE).await.success());
+    running.service.start_again().await;
+    at_gate(&running.fixture.engine, &later).await;
+    open_gate(&later).await;
+    let built = running.fixture.finished(&running.service, later).await;
+    built.assert_passed();
+}
+
+#[tokio::test]
 async fn a_long_build_goes_on_without_the_service_and_with_its_next_start() {
     let mut running = Running::draining_for("1s").await;
     assert!(running.service.stop(AT_ONCE).await.success());

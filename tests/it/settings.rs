@@ -172,14 +172,28 @@ async fn a_secret_comes_from_a_variable_or_from_a_file() {
     built.assert_passed();
 }
 
+/// What a second service says that is to work on the data of another one.
+async fn second_on_the_same_data(setup: impl Fn(&Fixture) -> Setup) -> String {
+    let fixture = Fixture::plain().await;
+    let service = setup(&fixture).start().await;
+    let data = service.data_dir().display().to_string();
+    let told = refused(&setup(&fixture).env("DATA_DIR", &data));
+    told.trim_end().replace(&data, "<data>")
+}
+
 #[tokio::test]
 async fn data_that_another_service_works_on_is_left_alone() {
-    let fixture = Fixture::plain().await;
-    let service = fixture.setup("true").start().await;
-    let data = service.data_dir().display().to_string();
-    let told = refused(&fixture.setup("true").env("DATA_DIR", &data));
-    insta::assert_snapshot!(told.trim_end().replace(&data, "<data>"), @"compose-ci: DATA_DIR: <data> is in use by another process");
-    fixture.build(&service).await.assert_passed();
+    let told = second_on_the_same_data(|fixture| fixture.setup("true")).await;
+    insta::assert_snapshot!(told, @"compose-ci: DATA_DIR: <data> is in use by another process");
+    // With a queue elsewhere, the records are still of one worker.
+    let queue = "https://sqs.eu-west-1.amazonaws.com/1/ci";
+    let elsewhere = |fixture: &Fixture| {
+        fixture
+            .setup("true")
+            .env("QUEUE_URL", queue)
+            .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    };
+    assert_eq!(second_on_the_same_data(elsewhere).await, told);
 }
 
 #[tokio::test]

@@ -172,15 +172,17 @@ impl Log {
 
     fn finish(mut self) -> io::Result<()> {
         if self.result.is_ok() {
-            self.result = self.splice.finish(&mut self.file);
+            let spliced = self.splice.finish(&mut self.file);
+            self.note(spliced);
         }
-        match self.result {
-            Ok(()) => self.file.finish(),
-            Err(error) => {
-                self.file.abandon();
-                Err(error)
-            }
+        if self.result.is_ok() {
+            let joined = self.file.finish();
+            self.note(joined);
         }
+        if self.result.is_err() {
+            self.file.abandon();
+        }
+        self.result
     }
 }
 

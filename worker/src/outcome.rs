@@ -216,8 +216,8 @@ mod tests {
             (EngineError::Gone(why()), true),
             (EngineError::Failed(why()), true),
             (EngineError::Refused(why()), false),
-            (EngineError::NotFound(why()), false),
-            (EngineError::Conflict(why()), false),
+            (EngineError::NotFound(why()), true),
+            (EngineError::Conflict(why()), true),
         ] {
             let obstacle = Obstacle::from(error);
             assert_eq!(

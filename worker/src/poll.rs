@@ -1,5 +1,7 @@
 //! The loop: lease → slot → heartbeat, until the process is asked to stop.
 
+use std::fs::TryLockError;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use shared::config::{ConfigError, WorkerConfig};
 use shared::github::Github;
+use shared::lock::FileLock;
 use shared::queue::{Delivery, Queue};
 use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,6 +37,8 @@ const TROUBLE_DELAY: Duration = Duration::from_secs(5);
 /// How long a worker that stops still tries to send its last reports.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 const DEAD_LETTERS_AT_ONCE: usize = 10;
+/// In `DATA_DIR`.
+const LOCK: &str = "worker.lock";
 
 /// A worker, configured and not yet running.
 #[derive(Debug)]
@@ -44,6 +49,7 @@ pub struct Worker {
     mailer: Mailer,
     records: Records,
     links: Links,
+    _lock: FileLock,
 }
 
 impl Worker {
@@ -54,6 +60,8 @@ impl Worker {
     pub async fn new(config: WorkerConfig) -> anyhow::Result<Self> {
         let logs = log::directory(&config.data_dir);
         std::fs::create_dir_all(&logs).with_context(|| format!("DATA_DIR: {}", logs.display()))?;
+        // Two workers with the same records would both go on with the same builds.
+        let lock = lock(&config.data_dir)?;
         Ok(Self {
             engine: Engine::new(&config.engine)?,
             github: Github::new(&config.github)?,
@@ -61,6 +69,7 @@ impl Worker {
             records: Records::open(&config.data_dir)?,
             links: links(&config),
             config,
+            _lock: lock,
         })
     }
 
@@ -74,40 +83,52 @@ impl Worker {
         self.links.clone()
     }
 
-    /// Builds what comes from the queue until the process is asked to stop.
+    /// Builds what comes from the queue, and reports what is owed, until the process is asked to
+    /// stop.
     ///
     /// # Errors
     /// There is no image to build in, or the engine and the settings do not fit.
     pub async fn run(self, queue: Queue, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let drain = &shutdown.drain;
-        let Some(engine) = drain.run_until_cancelled(self.engine_that_answers()).await else {
-            return Ok(());
-        };
-        let engine = engine?;
         let bell = Bell::default();
-        let job = self.job(engine, bell.clone()).await?;
-        let reporter = self.reporter(bell);
-        let deliveries = Deliveries::new(job.clone());
-        let engine = job.builder.engine.clone();
-        let slots = Slots::new(engine, deliveries.clone(), self.config.concurrency);
+        let reporter = self.reporter(bell.clone());
         let ending = CancellationToken::new();
         let mut reporting = pin!(reporter.run(&ending));
-        let drain_timeout = self.config.drain_timeout;
-        let working = async {
-            tokio::join!(
-                slots.run(&queue, drain, drain_timeout),
-                tell_dead_letters(&deliveries, &queue, drain, drain_timeout),
-            )
-        };
         tokio::select! {
-            ((), ()) = working => {}
+            worked = self.work(&queue, &shutdown.drain, bell) => worked?,
             () = &mut reporting => {}
-            () = job.builder.housekeeper.sweep_regularly() => {}
             () = shutdown.abort.cancelled() => return Ok(()),
         }
         // What the last builds owe, if it can be sent at once; the next start sends the rest.
         ending.cancel();
         let _ = timeout(LAST_REPORTS, reporting).await;
+        Ok(())
+    }
+
+    /// Builds as soon as the engine answers.
+    async fn work(
+        &self,
+        queue: &Queue,
+        drain: &CancellationToken,
+        bell: Bell,
+    ) -> anyhow::Result<()> {
+        let Some(engine) = drain.run_until_cancelled(self.engine_that_answers()).await else {
+            return Ok(());
+        };
+        let job = self.job(engine?, bell).await?;
+        let deliveries = Deliveries::new(job.clone());
+        let engine = job.builder.engine.clone();
+        let slots = Slots::new(engine, deliveries.clone(), self.config.concurrency);
+        let drain_timeout = self.config.drain_timeout;
+        let building = async {
+            tokio::join!(
+                slots.run(queue, drain, drain_timeout),
+                tell_dead_letters(&deliveries, queue, drain, drain_timeout),
+            )
+        };
+        tokio::select! {
+            ((), ()) = building => {}
+            () = job.builder.housekeeper.sweep_regularly() => {}
+        }
         Ok(())
     }
 
@@ -292,6 +313,18 @@ async fn tell_dead_letters(
     let all = async { while letters.join_next().await.is_some() {} };
     // What is not told by then comes back, to the next start or to another worker.
     let _ = timeout(drain_timeout, all).await;
+}
+
+fn lock(data_dir: &Path) -> Result<FileLock, ConfigError> {
+    FileLock::take(&data_dir.join(LOCK)).map_err(|error| ConfigError {
+        variable: "DATA_DIR",
+        problem: match error {
+            TryLockError::WouldBlock => {
+                format!("{} is in use by another process", data_dir.display())
+            }
+            TryLockError::Error(error) => format!("{}: {error}", data_dir.display()),
+        },
+    })
 }
 
 fn links(config: &WorkerConfig) -> Links {

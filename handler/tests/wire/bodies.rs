@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use compose_ci_handler::limits::Limits;
+use tokio::net::TcpStream;
 
-use crate::client::{head, post};
+use crate::client::{Client, head, post};
 use crate::service::{Service, push};
 
 const BEARER: (&str, &str) = ("authorization", "Bearer t0ken");
@@ -99,36 +100,47 @@ async fn a_malformed_chunk_is_a_400() {
     );
 }
 
-#[tokio::test]
-async fn a_large_body_waits_for_another_and_a_small_one_does_not() {
+const PING: [(&str, &str); 2] = [BEARER, ("x-github-event", "ping")];
+
+/// A service for one large body at a time, and a client of it that has sent this much of one.
+async fn half_way(body: &str, sent_bytes: usize) -> (Service, Client<TcpStream>) {
     let service = Service::with_limits(Limits {
         large_bodies: 1,
         ..Limits::default()
     })
     .await;
-    let body = padded("{}", 100_000);
-    let (beginning, end) = body.split_at(1000);
-    let ping = [BEARER, ("x-github-event", "ping")];
     let length = body.len().to_string();
-    let mut first = service.connect().await;
     let expect = ("expect", "100-continue");
-    first
-        .send(head(
-            "POST",
-            "/",
-            &[&ping[..], &[("content-length", &length), expect]].concat(),
-        ))
-        .await;
+    let headers = [&PING[..], &[("content-length", &length), expect]].concat();
+    let mut client = service.connect().await;
+    client.send(head("POST", "/", &headers)).await;
     // The server asks for the body once it has begun to read it.
-    assert_eq!(first.answer().await.status, 100);
-    first.send(beginning).await;
+    assert_eq!(client.answer().await.status, 100);
+    client.send(&body[..sent_bytes]).await;
+    (service, client)
+}
+
+#[tokio::test]
+async fn a_large_body_waits_for_another_and_a_small_one_does_not() {
+    let body = padded("{}", 100_000);
+    let (service, mut first) = half_way(&body, 90_000).await;
+    assert_eq!(service.answer(post("/", &PING, "{}")).await.status, 200);
     let mut second = service.connect().await;
-    second.send(post("/", &ping, &body)).await;
-    assert_eq!(service.answer(post("/", &ping, "{}")).await.status, 200);
+    second.send(post("/", &PING, &body)).await;
+    assert_eq!(service.answer(post("/", &PING, "{}")).await.status, 200);
     assert!(!second.is_answered_within(Duration::from_millis(200)).await);
-    first.send(end).await;
+    first.send(&body[90_000..]).await;
     assert_eq!(first.answer().await.status, 200);
     assert_eq!(second.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_large_body_that_is_only_announced_keeps_nobody_waiting() {
+    let body = padded("{}", 100_000);
+    let (service, mut first) = half_way(&body, 1000).await;
+    assert_eq!(service.answer(post("/", &PING, &body)).await.status, 200);
+    first.send(&body[1000..]).await;
+    assert_eq!(first.answer().await.status, 200);
 }
 
 #[tokio::test]

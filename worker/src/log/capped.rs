@@ -95,21 +95,21 @@ impl CappedFile {
         }
     }
 
-    /// Joins head and tail.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        if let Some(tail) = self.tail {
+    /// Joins head and tail. All of it has reached the disk when this returns: nobody looks for it
+    /// at the engine any more once the build's end is known.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if let Some(tail) = self.tail.take() {
             tail.append_to(&mut self.head, self.has_gap)?;
             fs::remove_file(&self.tail_path)?;
         }
-        self.head.flush()
+        self.head.flush()?;
+        self.head.get_ref().sync_data()
     }
 
     /// Leaves the head as it is: the tail without what stood between them would mislead.
     pub(super) fn abandon(self) {
-        if self.tail.is_some() {
-            // What stays is removed together with the log.
-            let _ = fs::remove_file(&self.tail_path);
-        }
+        // What stays is removed together with the log.
+        let _ = fs::remove_file(&self.tail_path);
     }
 }
 

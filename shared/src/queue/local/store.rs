@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
 
+use crate::lock::FileLock;
 use crate::queue::{MAX_RECEIVES, QueueError};
 
 const DATABASE: &str = "queue.db";
@@ -48,19 +49,7 @@ const SCHEMA: &str = "
 pub(super) struct Store {
     connection: Connection,
     /// Released after the connection is closed, since fields are dropped in order.
-    _lock: DirectoryLock,
-}
-
-/// Keeps other processes out for as long as it lives.
-struct DirectoryLock(File);
-
-impl Drop for DirectoryLock {
-    /// To close the file is not enough: a process that is being started may share it until its
-    /// `exec`.
-    fn drop(&mut self) {
-        // If it fails, the end of this process releases the lock.
-        let _ = self.0.unlock();
-    }
+    _lock: FileLock,
 }
 
 /// Statements that become durable together.
@@ -300,18 +289,11 @@ fn create(data_dir: &Path) -> io::Result<()> {
         .try_for_each(sync_directory)
 }
 
-fn lock(data_dir: &Path) -> Result<DirectoryLock, QueueError> {
-    let file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(data_dir.join(LOCK))
-        .map_err(|error| unusable(data_dir, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(DirectoryLock(file)),
-        Err(TryLockError::WouldBlock) => Err(QueueError::InUse(data_dir.display().to_string())),
-        Err(TryLockError::Error(error)) => Err(unusable(data_dir, &error)),
-    }
+fn lock(data_dir: &Path) -> Result<FileLock, QueueError> {
+    FileLock::take(&data_dir.join(LOCK)).map_err(|error| match error {
+        TryLockError::WouldBlock => QueueError::InUse(data_dir.display().to_string()),
+        TryLockError::Error(error) => unusable(data_dir, &error),
+    })
 }
 
 fn connect(database: &Path) -> Result<Connection, QueueError> {
