@@ -1,6 +1,6 @@
 //! A Docker engine that is not there for a while.
 
-use harness::EngineProxy;
+use harness::{Endpoint, EngineProxy, Fault, Request};
 use rusqlite::Connection;
 
 use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate};
@@ -73,6 +73,28 @@ async fn pushes_are_taken_while_the_engine_starts() {
     let built = fixture.finished(&service, build).await;
     built.assert_passed();
     assert_eq!(built.log, "hello\n");
+}
+
+#[tokio::test]
+async fn what_is_owed_is_told_while_the_engine_is_away() {
+    let fixture = Fixture::plain().await;
+    let proxy = EngineProxy::start(true);
+    let setup = fixture.setup(GATE).env("DOCKER_HOST", proxy.docker_host());
+    let mut service = setup.start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    let github = &fixture.github;
+    let is_post = |request: &Request| request.method == "POST";
+    github.wait_for_requests(1, is_post, DEADLINE).await;
+    github.fail_next(Endpoint::PostStatus, 1, Fault::Hang);
+    open_gate(&build).await;
+    github.wait_for_requests(2, is_post, DEADLINE).await;
+    service.kill();
+    proxy.close();
+    service.start_again().await;
+    github.wait_for_end(&fixture.sha, DEADLINE).await;
+    proxy.open();
+    fixture.finished(&service, build).await.assert_passed();
 }
 
 #[tokio::test]

@@ -10,9 +10,12 @@ use crate::container::{self, BUILD_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL};
 use crate::engine::{Engine, EngineError, Phase};
 use crate::record::{LeaseState, Records};
 
-/// After this time another worker has taken over a build whose lease was lost, if one ever will: it
-/// is three times the longest lease.
-const TAKEN_OVER: Duration = Duration::from_secs(15 * 60);
+/// After this time another worker has seen the end of a build whose message was not settled, if one
+/// ever will: it is three times the longest lease.
+const SEEN: Duration = Duration::from_secs(15 * 60);
+/// After this time another worker has taken over a build whose lease was lost before its end was
+/// known: its message may wait behind a build of the longest kind.
+const TAKEN_OVER: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Removes the container, the compose project's containers, networks, volumes and images, and the
 /// checkout. The checkout's volume goes last: while it is there, a sweep finds the build.
@@ -99,7 +102,7 @@ fn nobody_needs(ended: Option<Duration>, lease: LeaseState, runs: bool) -> bool 
     match (ended, lease) {
         (Some(_), LeaseState::None) => true,
         // Its message is not settled: another worker on this engine may have to see its end.
-        (Some(ago), LeaseState::Held | LeaseState::Lost(_)) => ago > TAKEN_OVER,
+        (Some(ago), LeaseState::Held | LeaseState::Lost(_)) => ago > SEEN,
         // The worker that took over did so on another engine, or it would have removed this.
         (None, LeaseState::Lost(ago)) => ago > TAKEN_OVER && !runs,
         (None, LeaseState::None | LeaseState::Held) => false,
@@ -122,6 +125,7 @@ mod tests {
     fn what_another_worker_may_still_look_at_is_kept() {
         const RECENTLY: Duration = Duration::from_secs(60);
         const LONG_AGO: Duration = Duration::from_secs(60 * 60);
+        const TODAY: Duration = Duration::from_secs(13 * 60 * 60);
         for (ended, lease, runs, removed) in [
             (Some(RECENTLY), LeaseState::None, false, true),
             (Some(RECENTLY), LeaseState::Held, false, false),
@@ -129,8 +133,9 @@ mod tests {
             (None, LeaseState::None, false, false),
             (None, LeaseState::Held, true, false),
             (None, LeaseState::Lost(RECENTLY), false, false),
-            (None, LeaseState::Lost(LONG_AGO), true, false),
-            (None, LeaseState::Lost(LONG_AGO), false, true),
+            (None, LeaseState::Lost(LONG_AGO), false, false),
+            (None, LeaseState::Lost(TODAY), true, false),
+            (None, LeaseState::Lost(TODAY), false, true),
         ] {
             let told = format!("{ended:?} {lease:?} {runs}");
             assert_eq!(nobody_needs(ended, lease, runs), removed, "{told}");
