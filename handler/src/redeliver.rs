@@ -19,9 +19,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// An attempt without a result that is younger may still be under way: GitHub gives up after 10 s,
 /// and may be late.
 const UNDER_WAY: Duration = Duration::from_secs(5 * 60);
-/// The longest wait for the next attempt, a little less than an hour so that each fourth look of a
-/// schedule by the quarter of an hour is one. It is what a push waits in vain at most once a
-/// webhook that was down for long is up again, and with it none is delivered more than 80 times.
+/// The longest wait between two attempts: a little under an hour, so that every fourth look makes
+/// one where a look comes each quarter of an hour. No push waits longer once a webhook that was down
+/// for long is up again, and none is delivered more than 80 times in the three days.
 const WAIT_MAX: Duration = Duration::from_secs(55 * 60);
 /// What is left of a function's time when a look ends, for its answer.
 const MARGIN: Duration = Duration::from_secs(5);
