@@ -18,6 +18,7 @@ mod settings;
 mod remote_engine;
 mod http;
 mod sqs;
+mod workers;
 mod supersede;
 mod aws;
 mod registry;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::checkout::checkout;
+use crate::claim::Claim;
 use crate::container::{self, BUILD_LABEL, Plan, TARBALL_DIR};
 use crate::disk::{self, DiskFull};
 use crate::engine::{ContainerInfo, Engine, EngineError, Output, Phase};
@@ -124,7 +125,8 @@ struct Started {
 
 impl Builder {
     /// Builds a commit, or goes on with a build that an earlier worker began, until a newer commit
-    /// makes that pointless: then the hook is not started, or is stopped.
+    /// makes that pointless: then the hook is not started, or is stopped. With a claim it is not
+    /// started before that is staked.
     ///
     /// # Errors
     /// Infrastructure broke before the hook started, or the build is another worker's.
@@ -134,8 +136,12 @@ impl Builder {
         commit: &CommitSha,
         build_url: Option<&str>,
         superseded_by: &SetOnce<CommitSha>,
-    ) -> Result<Outcome, String> {
-        let start = async || self.start(request, commit, build_url, superseded_by).await;
+        claim: Option<&Claim<'_>>,
+    ) -> Result<Outcome, Obstacle> {
+        let start = async || {
+            let started = self.start(request, commit, build_url, superseded_by, claim);
+            started.await
+        };
         let mut started = start().await;
         if let Err(Obstacle::DiskFull(reason)) = started {
             tracing::warn!(build = %request.id, reason, "no room for a build; trying to make some");
@@ -143,11 +149,14 @@ impl Builder {
             started = start().await;
         }
         let result = match started {
-            Ok(started) => self.follow(request, started, superseded_by).await,
+            Ok(started) => {
+                let followed = self.follow(request, started, superseded_by).await;
+                followed.map_err(Obstacle::Transient)
+            }
             Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
                 Ok(Outcome::error(reason))
             }
-            Err(Obstacle::Transient(reason)) => Err(reason),
+            Err(obstacle) => Err(obstacle),
         };
         // A hook that is stopped may end in any way.
         match superseded_by.get() {
@@ -168,6 +177,18 @@ impl Builder {
         }
     }
 
+    /// Whether there is a container on this engine in which the hook of a build was started.
+    ///
+    /// # Errors
+    /// The engine does not tell.
+    pub(crate) async fn is_begun_here(&self, build: BuildId) -> Result<bool, EngineError> {
+        match self.engine.inspect(&build.to_string()).await {
+            Ok(container) => Ok(container.phase != Phase::Created),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Stops the hook of a build, if it runs.
     pub(crate) async fn stop(&self, build: BuildId) {
         match self.engine.stop(&build.to_string(), STOP_GRACE).await {
@@ -182,6 +203,7 @@ impl Builder {
         commit: &CommitSha,
         build_url: Option<&str>,
         superseded_by: &SetOnce<CommitSha>,
+        claim: Option<&Claim<'_>>,
     ) -> Result<Started, Obstacle> {
         let name = request.id.to_string();
         self.check_not_interrupted(request.id).await?;
@@ -202,6 +224,9 @@ impl Builder {
         }
         // Attached before the start, so that not a byte is missing.
         let output = Box::pin(self.engine.attach(&id).await?);
+        if let Some(claim) = claim {
+            claim.stake().await?;
+        }
         if let Some(by) = superseded_by.get() {
             return Err(superseded(by));
         }

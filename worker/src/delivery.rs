@@ -6,7 +6,7 @@ use shared::build::{BuildId, BuildRequest};
 use shared::queue::{Delivery, Lease, MAX_RECEIVES, Queue};
 
 use crate::hold::{LEASE, Lost, Turns, keep_alive};
-use crate::job::{Job, Verdict};
+use crate::job::{Job, Receipt, Verdict};
 use crate::record::RecordError;
 
 /// How long to leave a message alone after the records failed.
@@ -31,7 +31,7 @@ pub(crate) enum Origin {
 /// What to do about a build.
 #[derive(Debug, Clone, Copy)]
 enum Task {
-    Build { receives: u32 },
+    Build,
     GiveUp,
 }
 
@@ -57,11 +57,11 @@ impl Deliveries {
                 return give_back(lease, origin.delay_of_unreadable()).await;
             }
         };
-        let task = match origin {
-            Origin::Queue => Task::Build { receives },
-            Origin::DeadLetters => Task::GiveUp,
+        let (task, receives) = match origin {
+            Origin::Queue => (Task::Build, receives),
+            Origin::DeadLetters => (Task::GiveUp, receives.max(MAX_RECEIVES)),
         };
-        self.work(message.request(), lease, task).await;
+        self.work(message.request(), lease, task, receives).await;
     }
 
     /// The builds that an earlier process of this worker held when it ended, and their leases.
@@ -75,13 +75,13 @@ impl Deliveries {
     }
 
     /// Goes on with a build that an earlier process held, unless its lease has ended: then the
-    /// message comes back by itself. One whose hook did not start waits for its turn again.
+    /// message comes back by itself. One that it has not even claimed waits for its turn again.
     pub(crate) async fn go_on(&self, request: &BuildRequest, lease: Lease) {
         let build = request.id;
         match lease.extend(LEASE).await {
             Ok(()) if self.job.has_begun(build).await => {
-                let receives = MAX_RECEIVES;
-                self.work(request, lease, Task::Build { receives }).await;
+                // What has begun is not given up: how often it was received does not matter.
+                self.work(request, lease, Task::Build, 1).await;
             }
             Ok(()) => self.give_back(build, lease, Duration::ZERO).await,
             Err(error) => {
@@ -91,10 +91,14 @@ impl Deliveries {
         }
     }
 
-    async fn work(&self, request: &BuildRequest, lease: Lease, task: Task) {
+    async fn work(&self, request: &BuildRequest, lease: Lease, task: Task, receives: u32) {
         let build = request.id;
+        let receipt = Receipt {
+            receives,
+            message_id: lease.message_id().map(str::to_owned),
+        };
         let verdict = tokio::select! {
-            verdict = self.verdict(request, lease.token(), task) => verdict,
+            verdict = self.verdict(request, lease.token(), task, &receipt) => verdict,
             lost = keep_alive(build, |time| lease.extend(time)) => return self.lose(build, lost).await,
         };
         let settled = match verdict {
@@ -118,16 +122,17 @@ impl Deliveries {
         request: &BuildRequest,
         token: Option<String>,
         task: Task,
+        receipt: &Receipt,
     ) -> Result<Verdict, RecordError> {
         let _turn = self.turns.wait_for(request.id).await;
         if let Some(token) = token {
             self.job.records.hold(request.id, token).await?;
         }
         match task {
-            Task::Build { receives } => self.job.work_on(request, receives).await,
+            Task::Build => self.job.work_on(request, receipt).await,
             Task::GiveUp => {
                 let reason = "the worker was interrupted";
-                self.job.give_up(request, reason).await
+                self.job.give_up(request, reason, receipt).await
             }
         }
     }

@@ -21,7 +21,7 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(5);
 /// By so much a build is stopped before its lease ends: for its hook to end, and because the queue
 /// counts from the moment at which it sent its answer.
-const FENCE: Duration = Duration::from_secs(20);
+pub(crate) const FENCE: Duration = Duration::from_secs(20);
 
 /// How a lease was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

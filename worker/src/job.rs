@@ -11,6 +11,7 @@ use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{Begun, Builder};
+use crate::claim::{Claim, Claims};
 use crate::cleanup;
 use crate::mail::Mailer;
 use crate::outcome::{Obstacle, Outcome};
@@ -32,10 +33,20 @@ pub struct Job {
     pub(crate) builder: Builder,
     pub(crate) records: Records,
     pub(crate) github: Github,
+    pub(crate) claims: Claims,
     pub(crate) supersession: Supersession,
     pub(crate) mailer: Mailer,
     pub(crate) links: Links,
     pub(crate) bell: Bell,
+}
+
+/// How a request came to this worker.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// How often its message was received, this time included.
+    pub receives: u32,
+    /// The id of its message in a queue from which other workers receive as well.
+    pub message_id: Option<String>,
 }
 
 /// What is to become of the delivery.
@@ -48,26 +59,27 @@ pub enum Verdict {
 }
 
 impl Job {
-    /// Works on one delivery of a request that was received this often.
+    /// Works on one delivery of a request.
     ///
     /// # Errors
     /// The records cannot be read or written; the delivery is to be given back.
     pub async fn work_on(
         &self,
         request: &BuildRequest,
-        receives: u32,
+        receipt: &Receipt,
     ) -> Result<Verdict, RecordError> {
         let build = self.records.begin(request).await?;
         if build.finished.is_some() {
             return self.report_again(&build).await;
         }
-        match self.attempt(&build, receives > 1).await? {
-            Ok(outcome) => {
-                self.finish(&build, &outcome).await?;
-                Ok(Verdict::Settle)
+        let attempted = self.attempt(&build, receipt).await;
+        match self.conclude(&build, attempted).await? {
+            Ok(verdict) => Ok(verdict),
+            Err(reason) if receipt.receives >= MAX_RECEIVES => {
+                self.give_up(request, &reason, receipt).await
             }
-            Err(reason) if receives >= MAX_RECEIVES => self.give_up(request, &reason).await,
             Err(reason) => {
+                let receives = receipt.receives;
                 tracing::warn!(build = %request.id, reason, receives, "cannot build now");
                 let delay = RETRY_DELAY * 2u32.saturating_pow(receives.saturating_sub(1));
                 Ok(Verdict::GiveBack(delay))
@@ -84,25 +96,28 @@ impl Job {
         &self,
         request: &BuildRequest,
         reason: &str,
+        receipt: &Receipt,
     ) -> Result<Verdict, RecordError> {
         let build = self.records.begin(request).await?;
         if build.finished.is_some() {
             return self.report_again(&build).await;
         }
-        let outcome = match self.builder.has_begun(&build).await {
-            Begun::No => gave_up(reason),
-            Begun::Yes => match self.attempt(&build, true).await? {
-                Ok(outcome) => outcome,
-                Err(reason) => return Ok(not_now(request.id, &reason)),
-            },
-            Begun::Unknown => return Ok(not_now(request.id, "the Docker engine does not answer")),
+        let ended = match self.builder.has_begun(&build).await {
+            Begun::No => self.end(&build, gave_up(reason), receipt).await,
+            Begun::Yes => self.attempt(&build, receipt).await,
+            Begun::Unknown => Err(Obstacle::Transient(
+                "the Docker engine does not answer".into(),
+            )),
         };
-        self.finish(&build, &outcome).await?;
-        Ok(Verdict::Settle)
+        let concluded = self.conclude(&build, ended).await?;
+        Ok(concluded.unwrap_or_else(|reason| not_now(request.id, &reason)))
     }
 
-    /// Whether a build's hook may have been started here, or it even has an end.
+    /// Whether this worker has claimed a build or started its hook, or the build even has an end.
     pub(crate) async fn has_begun(&self, build: BuildId) -> bool {
+        if matches!(self.records.claim(build).await, Ok(Some(_))) {
+            return true;
+        }
         match self.records.find(build).await {
             Ok(Some(build)) if build.finished.is_some() => true,
             Ok(Some(build)) => self.builder.has_begun(&build).await != Begun::No,
@@ -115,34 +130,91 @@ impl Job {
         self.builder.stop(build).await;
     }
 
-    /// Builds, unless there is a newer commit. The inner error is infrastructure that broke.
-    async fn attempt(
+    /// Builds, unless there is a newer commit, or another worker builds it.
+    async fn attempt(&self, build: &Build, receipt: &Receipt) -> Result<Outcome, Obstacle> {
+        let commit = self.commit(build).await?;
+        let claim = self.claim(build, &commit, receipt).await?;
+        let superseded_by = self.supersession.at_start(build, &commit).await?;
+        let outcome = match superseded_by.get() {
+            Some(by) if self.builder.has_begun(build).await == Begun::No => {
+                Outcome::Superseded { by: by.clone() }
+            }
+            _ => {
+                let maybe_announced = receipt.receives > 1;
+                self.build_and_announce(
+                    build,
+                    &commit,
+                    claim.as_ref(),
+                    maybe_announced,
+                    &superseded_by,
+                )
+                .await?
+            }
+        };
+        self.sealed(outcome, claim.as_ref()).await
+    }
+
+    /// Ends a build with this outcome, although its hook was not started, unless another worker ends
+    /// it.
+    async fn end(
         &self,
         build: &Build,
-        maybe_announced: bool,
-    ) -> Result<Result<Outcome, String>, RecordError> {
-        let request = &build.request;
-        let commit = match &build.commit {
-            Some(known) => known.clone(),
-            None => match self.resolve(request).await {
-                Ok(commit) => {
-                    self.records.set_commit(request.id, &commit).await?;
-                    commit
-                }
-                Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
-                    return Ok(Ok(Outcome::error(reason)));
-                }
-                Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
-            },
+        outcome: Outcome,
+        receipt: &Receipt,
+    ) -> Result<Outcome, Obstacle> {
+        // Without a commit there are no statuses.
+        let Some(commit) = &build.commit else {
+            return Ok(outcome);
         };
-        let superseded_by = self.supersession.at_start(build, &commit).await?;
-        if let Some(by) = superseded_by.get()
-            && self.builder.has_begun(build).await == Begun::No
-        {
-            return Ok(Ok(Outcome::Superseded { by: by.clone() }));
+        let claim = self.claim(build, commit, receipt).await?;
+        self.sealed(outcome, claim.as_ref()).await
+    }
+
+    /// Looks whether a build is another worker's, and answers what makes sure of that later; nothing
+    /// where there is no other worker.
+    async fn claim<'a>(
+        &'a self,
+        build: &'a Build,
+        commit: &'a CommitSha,
+        receipt: &Receipt,
+    ) -> Result<Option<Claim<'a>>, Obstacle> {
+        let Some(message_id) = &receipt.message_id else {
+            return Ok(None);
+        };
+        let request = &build.request;
+        let page = self.links.build_page(request.id);
+        let claim = self
+            .claims
+            .claim(request, commit, page, message_id, receipt.receives);
+        let mut claim = claim.await?;
+        if self.builder.is_begun_here(request.id).await? {
+            claim.hold();
+            return Ok(Some(claim));
         }
-        let beside = self.build_and_announce(build, &commit, maybe_announced, &superseded_by);
-        Ok(beside.await)
+        match claim.look().await {
+            // By now another worker on this engine may have started it.
+            Err(Obstacle::Elsewhere { .. }) if self.builder.is_begun_here(request.id).await? => {
+                claim.hold();
+            }
+            looked => looked?,
+        }
+        Ok(Some(claim))
+    }
+
+    /// The outcome, if this worker is the one to tell it.
+    async fn sealed(
+        &self,
+        outcome: Outcome,
+        claim: Option<&Claim<'_>>,
+    ) -> Result<Outcome, Obstacle> {
+        let Some(claim) = claim else {
+            return Ok(outcome);
+        };
+        match claim.stake().await {
+            // Nobody else can post a status either. The mail tells.
+            Err(Obstacle::Permanent(_)) => Ok(outcome),
+            staked => staked.map(|()| outcome),
+        }
     }
 
     /// Builds, with a pending status beside it, until a newer commit makes that pointless.
@@ -150,9 +222,10 @@ impl Job {
         &self,
         build: &Build,
         commit: &CommitSha,
+        claim: Option<&Claim<'_>>,
         maybe_announced: bool,
         superseded_by: &SetOnce<CommitSha>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<Outcome, Obstacle> {
         let request = &build.request;
         let page = self.links.build_page(request.id);
         tracing::info!(build = %request.id, repo = %request.repo, %commit, "building");
@@ -162,12 +235,20 @@ impl Job {
         let ended = CancellationToken::new();
         let building = async {
             let page = page.as_deref();
-            let built = self.builder.build(request, commit, page, superseded_by);
+            let built = self
+                .builder
+                .build(request, commit, page, superseded_by, claim);
             let result = built.await;
             ended.cancel();
             result
         };
-        let announce = self.announce(request, commit, maybe_announced, &ended);
+        let announce = async {
+            // A claim is an announcement, and comes before the start.
+            if claim.is_none() {
+                self.announce(request, commit, maybe_announced, &ended)
+                    .await;
+            }
+        };
         let watch = self.supersession.watch(build, commit, superseded_by);
         let watch = ended.run_until_cancelled(watch);
         let (result, (), _) = tokio::join!(building, announce, watch);
@@ -175,10 +256,15 @@ impl Job {
     }
 
     /// The commit that was asked for, by name or by itself.
-    async fn resolve(&self, request: &BuildRequest) -> Result<CommitSha, Obstacle> {
-        match &request.revision {
-            Revision::Commit(sha) => Ok(sha.clone()),
-            Revision::Name(name) => Ok(self.github.resolve(&request.repo, name).await?),
+    async fn commit(&self, build: &Build) -> Result<CommitSha, Obstacle> {
+        let request = &build.request;
+        match (&build.commit, &request.revision) {
+            (Some(commit), _) | (None, Revision::Commit(commit)) => Ok(commit.clone()),
+            (None, Revision::Name(name)) => {
+                let commit = self.github.resolve(&request.repo, name).await?;
+                self.records.set_commit(request.id, &commit).await?;
+                Ok(commit)
+            }
         }
     }
 
@@ -217,6 +303,36 @@ impl Job {
             maybe_posted = true;
             delay *= 2;
         }
+    }
+
+    /// Settles how a build ended. The inner error is infrastructure that broke before the hook started.
+    async fn conclude(
+        &self,
+        build: &Build,
+        ended: Result<Outcome, Obstacle>,
+    ) -> Result<Result<Verdict, String>, RecordError> {
+        let outcome = match ended {
+            Ok(outcome) => outcome,
+            Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => Outcome::error(reason),
+            Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
+            Err(Obstacle::Elsewhere { again_in }) => {
+                return self.leave(build, again_in).await.map(Ok);
+            }
+        };
+        self.finish(build, &outcome).await?;
+        Ok(Ok(Verdict::Settle))
+    }
+
+    /// Leaves a build to another worker, which tells of it.
+    async fn leave(
+        &self,
+        build: &Build,
+        again_in: Option<Duration>,
+    ) -> Result<Verdict, RecordError> {
+        let id = build.request.id;
+        tracing::info!(build = %id, ?again_in, "another worker has begun it; left alone");
+        self.records.leave(id).await?;
+        Ok(again_in.map_or(Verdict::Settle, Verdict::GiveBack))
     }
 
     /// Stores the outcome together with the reports that it owes.

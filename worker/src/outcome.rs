@@ -57,6 +57,12 @@ pub enum Obstacle {
     /// Fit for the commit's author.
     #[error("{0}")]
     DiskFull(String),
+    /// Another worker has claimed the build, or ended it.
+    #[error("the build is another worker's")]
+    Elsewhere {
+        /// When to see what became of it; never, if that worker will tell for sure.
+        again_in: Option<Duration>,
+    },
 }
 
 impl From<GithubError> for Obstacle {

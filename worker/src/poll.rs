@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Builder;
+use crate::claim::Claims;
 use crate::delivery::{Deliveries, Origin};
 use crate::engine::{Engine, EngineError};
 use crate::housekeeping::Housekeeper;
@@ -90,7 +91,7 @@ impl Worker {
     /// There is no image to build in, or the engine and the settings do not fit.
     pub async fn run(self, queue: Queue, shutdown: &Shutdown) -> anyhow::Result<()> {
         let bell = Bell::default();
-        let reporter = self.reporter(bell.clone());
+        let reporter = self.reporter(bell.clone(), queue.is_shared());
         let ending = CancellationToken::new();
         let mut reporting = pin!(reporter.run(&ending));
         tokio::select! {
@@ -174,6 +175,11 @@ impl Worker {
             },
             records: self.records.clone(),
             github: self.github.clone(),
+            claims: Claims {
+                github: self.github.clone(),
+                records: self.records.clone(),
+                rerun: self.config.hook.rerun_interrupted,
+            },
             supersession: Supersession::new(
                 self.config.cancel_superseded,
                 self.github.clone(),
@@ -185,7 +191,7 @@ impl Worker {
         })
     }
 
-    fn reporter(&self, bell: Bell) -> Reporter {
+    fn reporter(&self, bell: Bell, among_others: bool) -> Reporter {
         Reporter {
             records: self.records.clone(),
             github: self.github.clone(),
@@ -193,6 +199,7 @@ impl Worker {
             links: self.links.clone(),
             data_dir: self.config.data_dir.clone(),
             containers_kept: !self.config.hook.garbage_collect,
+            among_others,
             bell,
         }
     }

@@ -3,6 +3,7 @@
 //! A build's end and the reports that it owes are stored in one transaction, so that a finished
 //! build can lose neither.
 
+mod claims;
 mod dealt_with;
 mod images;
 mod leases;
@@ -37,12 +38,13 @@ const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// What each version of the database brought, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
     SUPERSEDED,
     DEALT_WITH,
+    "ALTER TABLE builds ADD COLUMN claim TEXT",
 ];
 
 const FIRST: &str = "

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ansi_to_html::Esc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use shared::build::{CommitSha, GitRef, Revision};
+use shared::build::{BuildId, CommitSha, GitRef, Revision};
 use shared::github::State;
 
 use crate::outcome::Outcome;
@@ -66,6 +66,13 @@ pub fn status_state(outcome: &Outcome) -> State {
 /// The description of a commit's final status: one line of at most 140 characters.
 pub fn status_description(outcome: &Outcome, duration: Duration) -> String {
     cut(&description(outcome, duration), DESCRIPTION_MAX_CHARS)
+}
+
+/// The same with the build's id at its end, which is never cut.
+pub fn status_description_of(build: BuildId, outcome: &Outcome, duration: Duration) -> String {
+    let id = format!(" ({build})");
+    let max_chars = DESCRIPTION_MAX_CHARS - id.len();
+    cut(&description(outcome, duration), max_chars) + &id
 }
 
 /// The subject of the mail about a build.

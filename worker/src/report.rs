@@ -9,9 +9,12 @@ use shared::github::{CommitStatus, Github};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::claim;
+use crate::hold::FENCE;
 use crate::log;
 use crate::mail::{MailError, Mailer};
-use crate::record::{Build, DueReport, RecordError, Records, Report};
+use crate::outcome::Outcome;
+use crate::record::{Build, DueReport, Finished, RecordError, Records, Report};
 use crate::render::{self, MailContext};
 
 /// A report that could not be sent for this long is given up.
@@ -39,6 +42,8 @@ pub(crate) struct Reporter {
     pub(crate) data_dir: PathBuf,
     /// Whether `docker logs <uuid>` works after the build.
     pub(crate) containers_kept: bool,
+    /// Whether other workers have the same queue.
+    pub(crate) among_others: bool,
     pub(crate) bell: Bell,
 }
 
@@ -157,24 +162,48 @@ impl Reporter {
         let (Some(commit), Some(finished)) = (&build.commit, &build.finished) else {
             return Sent::Refused("the build has no commit to report on".into());
         };
-        let duration = build.duration().unwrap_or_default();
-        let status = CommitStatus {
-            state: render::status_state(&finished.outcome),
-            description: Some(render::status_description(&finished.outcome, duration)),
-            target_url: self.links.build_page(build.request.id),
-        };
+        let (id, repo) = (build.request.id, &build.request.repo);
         let maybe_posted = due.attempts > 0;
-        let posted = self
-            .github
-            .post_status(&build.request.repo, commit, &status, maybe_posted)
-            .await;
-        match posted {
+        let posted = async {
+            if self.maybe_told_elsewhere(due, finished)
+                && claim::is_told(&self.github.statuses(repo, commit).await?, id)
+            {
+                return Ok(());
+            }
+            let status = self.final_status(build, &finished.outcome);
+            let posted = self.github.post_status(repo, commit, &status, maybe_posted);
+            posted.await
+        };
+        match posted.await {
             Ok(()) => Sent::Done,
             Err(error) if error.is_transient() => {
                 Sent::Later(error.to_string(), error.retry_after())
             }
             Err(error) => Sent::Refused(error.to_string()),
         }
+    }
+
+    fn final_status(&self, build: &Build, outcome: &Outcome) -> CommitStatus {
+        let id = build.request.id;
+        let duration = build.duration().unwrap_or_default();
+        let target_url = self.links.build_page(id);
+        // Other workers must see which build it is of: see `claim`.
+        let is_nameless = self.among_others && target_url.is_none();
+        CommitStatus {
+            state: render::status_state(outcome),
+            description: Some(match is_nameless {
+                true => render::status_description_of(id, outcome, duration),
+                false => render::status_description(outcome, duration),
+            }),
+            target_url,
+        }
+    }
+
+    /// Whether another worker may have told the end of a build. It could not while this one had the
+    /// build's lease, and that is not over when the build has just ended.
+    fn maybe_told_elsewhere(&self, due: &DueReport, end: &Finished) -> bool {
+        let ago = end.at.elapsed().unwrap_or_default();
+        self.among_others && (due.attempts > 0 || ago > FENCE)
     }
 
     async fn send_mail(&self, due: &DueReport) -> Sent {

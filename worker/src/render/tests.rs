@@ -97,6 +97,16 @@ fn each_outcome_has_a_status_of_its_own() {
 }
 
 #[test]
+fn a_status_can_name_its_build_and_never_loses_the_name() {
+    let id = build().request.id;
+    let of = |outcome| status_description_of(id, &outcome, Duration::from_secs(72));
+    insta::assert_snapshot!(of(Outcome::Passed), @"passed in 1m 12s (5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d)");
+    let long = of(Outcome::error("x".repeat(200)));
+    assert_eq!(long.chars().count(), 140);
+    assert!(long.ends_with(&format!("x… ({id})")), "{long}");
+}
+
+#[test]
 fn each_outcome_has_a_subject_of_its_own() {
     let subject = |outcome| mail_subject(&finished(outcome, 9));
     insta::assert_snapshot!(outcomes().map(subject).join("\n"), @r"
