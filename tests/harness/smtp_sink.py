@@ -3,7 +3,8 @@
 
 Needs Debian's python3-aiosmtpd. The first line on standard output is
 `listening on HOST:PORT`; afterwards there is one line for each message:
-`mail DIR/<n>.eml from <sender> to <recipients>` or `refused <code and text>`.
+`mail DIR/<n>.eml from <sender> to <recipients>` or `refused <code and text>`,
+and `wrong login` for each of those.
 SIGTERM or SIGINT ends it.
 """
 
@@ -68,6 +69,8 @@ def authenticator(expected):
 
     def check(_server, _session, _envelope, _mechanism, auth):
         given = b":".join((auth.login, auth.password)).decode()
+        if given != expected:
+            say("wrong login")
         # handled=False lets aiosmtpd answer a wrong password with 535.
         return AuthResult(success=given == expected, handled=False)
 

@@ -1,5 +1,6 @@
 //! What people get by mail, and that a mail server can do nothing to a build.
 
+use std::fs;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
@@ -185,23 +186,33 @@ fn about_mail(service: &OneBox, sink: &SmtpSink, build: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_wrong_password_costs_the_mail_and_is_told_once_in_the_services_log() {
+async fn a_password_that_is_refused_is_told_once_in_the_services_log_and_may_be_renewed() {
     let fixture = Fixture::plain().await;
     let sink = SmtpSink::start(SinkOptions {
         login: Some(LOGIN),
         ..SinkOptions::default()
     })
     .await;
-    let service = by_smtp(fixture.setup("echo built"), &sink)
+    let secrets = tempfile::tempdir().expect("a directory");
+    let password = secrets.path().join("password");
+    fs::write(&password, "an old password").expect("written");
+    let mut service = by_smtp(fixture.setup("echo built"), &sink)
         .env("SMTP_USER", LOGIN.0)
-        .env("SMTP_PASS", "another password")
+        .env("SMTP_PASS_FILE", password.display().to_string())
         .start()
         .await;
     let built = fixture.build(&service).await;
     built.assert_passed();
-    service.wait_for_log("ERROR", DEADLINE).await;
-    insta::assert_snapshot!(about_mail(&service, &sink, &built.id).join("\n"), @r#"ERROR gave up a report build=<id> report=Mail reason="mail server <server>: 535 5.7.8 Authentication credentials invalid""#);
+    // It is tried again.
+    sink.wait_for_wrong_logins(3, DEADLINE).await;
+    service.stop(DEADLINE).await;
+    insta::assert_snapshot!(about_mail(&service, &sink, &built.id).join("\n"), @r#"WARN cannot report yet; trying for a day build=<id> report=Mail reason="mail server <server>: 535 5.7.8 Authentication credentials invalid""#);
     assert!(sink.mails().is_empty());
+
+    fs::write(&password, LOGIN.1).expect("written");
+    service.start_again().await;
+    let mail = only_mail(&sink).await;
+    assert!(mail.text.contains(&built.id), "{}", mail.text);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! A GitHub that fails: what is tried again, what is not, and that nothing is told twice.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use harness::{CommitState, Endpoint, Fault, GitHub, OneBox, Request, SinkOptions, SmtpSink};
+use harness::{CommitState, Endpoint, Fault, GitHub, Mail, OneBox, Request, SinkOptions, SmtpSink};
 
 use crate::fixture::{Built, DEADLINE, Fixture, GATE, at_gate, by_smtp, open_gate, told};
 
@@ -80,10 +81,16 @@ async fn a_final_status_that_meets_trouble_is_posted_again() {
 }
 
 #[tokio::test]
-async fn retry_after_is_honoured() {
-    let met = final_status_meets(Fault::secondary_limit(4)).await;
-    met.built.assert_passed();
-    assert!(met.waited >= Duration::from_secs(4), "{:?}", met.waited);
+async fn retry_after_is_honoured_and_none_at_all_is_no_invitation() {
+    for (asked_s, waited_s) in [(4, 4), (0, 2)] {
+        let met = final_status_meets(Fault::secondary_limit(asked_s)).await;
+        met.built.assert_passed();
+        assert!(
+            met.waited >= Duration::from_secs(waited_s),
+            "{:?}",
+            met.waited
+        );
+    }
 }
 
 #[tokio::test]
@@ -124,35 +131,79 @@ async fn a_pending_status_that_meets_trouble_is_posted_once_while_the_build_runs
     join_all([Fault::code(503), Fault::LoseAnswer].map(announced_through)).await;
 }
 
-/// What the mail says of a final status that GitHub refuses.
-async fn told_by_mail(code: u16) -> String {
+#[tokio::test]
+async fn a_final_status_that_github_minds_is_not_tried_again_and_told_by_mail() {
     let fixture = Fixture::plain().await;
     let github = &fixture.github;
     let sink = SmtpSink::start(SinkOptions::default()).await;
     let mut service = by_smtp(fixture.setup(GATE), &sink).start().await;
     service.leave_unfinished();
     let build = announced(&fixture, &service).await;
-    github.fail_next(Endpoint::PostStatus, 1, Fault::code(code));
+    github.fail_next(Endpoint::PostStatus, 1, Fault::code(422));
     open_gate(&build).await;
     let mail = sink.wait_for_mails(1, DEADLINE).await.remove(0);
-    assert_eq!(posts(github), 2, "{code} is not tried again");
+    assert_eq!(posts(github), 2, "it is not tried again");
     assert_eq!(told(&github.statuses(&fixture.sha)), ["Pending: building"]);
     assert!(mail.subject.contains(" passed in "), "{}", mail.subject);
     fixture.assert_nothing_left(&build).await;
+    insta::assert_snapshot!(about_status(&mail), @"The status of the commit could not be posted: GitHub answered 422 to the commit status");
+}
+
+fn about_status(mail: &Mail) -> &str {
     let mut lines = mail.text.lines();
     let problem = lines.find(|line| line.contains("status"));
-    problem.unwrap_or("nothing").to_owned()
+    problem.unwrap_or("nothing")
 }
 
 #[tokio::test]
-async fn a_final_status_that_is_refused_is_not_tried_again_and_told_by_mail() {
-    let told = join_all([401, 403, 404, 422].map(told_by_mail)).await;
-    insta::assert_snapshot!(told.join("\n"), @r"
-    The status of the commit could not be posted: GitHub answered 401 to the commit status (is GITHUB_TOKEN still valid?)
-    The status of the commit could not be posted: GitHub answered 403 to the commit status (may GITHUB_TOKEN do this?)
-    The status of the commit could not be posted: GitHub answered 404 to the commit status (does it exist, and may GITHUB_TOKEN see it?)
-    The status of the commit could not be posted: GitHub answered 422 to the commit status
-    ");
+async fn a_final_status_that_the_token_may_not_post_is_tried_again() {
+    let met = join_all([401, 403, 404].map(|code| final_status_meets(Fault::code(code)))).await;
+    for met in met {
+        met.built.assert_passed();
+        assert_eq!(met.posts, 3);
+    }
+}
+
+/// The lines of the service's log about reports, by their level and first words.
+fn about_reports(service: &OneBox) -> Vec<String> {
+    let log = service.log();
+    let lines = log.lines().filter(|line| line.contains("report=Status"));
+    let without_time = lines.filter_map(|line| line.split_once("Z "));
+    let without_fields = without_time.filter_map(|(_time, line)| line.split_once(" build="));
+    without_fields
+        .map(|(words, _fields)| words.trim().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_token_that_was_renewed_posts_what_is_owed() {
+    let fixture = Fixture::plain().await;
+    let sink = SmtpSink::start(SinkOptions::default()).await;
+    let secrets = tempfile::tempdir().expect("a directory");
+    let token = secrets.path().join("token");
+    fs::write(&token, "ghp_expired").expect("written");
+    let setup = by_smtp(fixture.setup("true"), &sink)
+        .without("GITHUB_TOKEN")
+        .env("GITHUB_TOKEN_FILE", token.display().to_string());
+    let mut service = setup.start().await;
+    let build = fixture.push(&service).await;
+    // The mail has waited for four attempts.
+    let mail = sink.wait_for_mails(1, DEADLINE).await.remove(0);
+    insta::assert_snapshot!(about_status(&mail), @"The status of the commit could not be posted: GitHub answered 401 to the list of commit statuses (is GITHUB_TOKEN still valid?)");
+    assert!(fixture.github.statuses(&fixture.sha).is_empty());
+    service.stop(DEADLINE).await;
+    let told = about_reports(&service);
+    assert_eq!(told, ["WARN cannot report yet; trying for a day"]);
+
+    fs::write(&token, fixture.github.token()).expect("written");
+    service.start_again().await;
+    let built = fixture.finished(&service, build).await;
+    let [told] = &built.told()[..] else {
+        panic!("{:?}", built.statuses)
+    };
+    let error = "Error: error: GitHub answered 401 to the tarball of octo/hello";
+    assert!(told.starts_with(error), "{told}");
+    assert_eq!(sink.mails().len(), 1);
 }
 
 /// A build whose tarball meets these faults before it arrives.

@@ -283,6 +283,11 @@ impl Job {
         };
         let mut delay = PENDING_RETRY_DELAY;
         loop {
+            // Whoever limits us hears of final statuses first.
+            let released = self.records.wait_until_released(Report::Status);
+            if ended.run_until_cancelled(released).await.is_none() {
+                return;
+            }
             let posted = self
                 .github
                 .post_status(&request.repo, commit, &status, maybe_posted)
@@ -292,7 +297,7 @@ impl Job {
             if !error.is_transient() {
                 return;
             }
-            let wait = error.retry_after().unwrap_or(delay);
+            let wait = error.retry_after().unwrap_or_default().max(delay);
             if ended
                 .run_until_cancelled(tokio::time::sleep(wait))
                 .await

@@ -45,10 +45,10 @@ enum Transport {
 /// Why a mail was not sent, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MailError {
-    /// The next attempt may succeed.
+    /// A later attempt may succeed, be it because somebody mends the settings.
     #[error("{0}")]
     Transient(String),
-    /// No attempt will, until somebody changes something.
+    /// This very mail, or one of its recipients, is not wanted.
     #[error("{0}")]
     Permanent(String),
 }

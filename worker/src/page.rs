@@ -41,13 +41,13 @@ impl LogEscaper {
     }
 }
 
-/// The page up to the log. While the build runs, the page loads itself again.
+/// The page up to the log. While the build runs here, the page loads itself again.
 ///
 /// `web_url` is where people see the repository, such as `https://github.com`.
 pub fn head(build: &Build, web_url: Option<&str>) -> String {
     let state = render::state(build);
     let refresh = match state {
-        State::Pending => "<meta http-equiv=\"refresh\" content=\"5\">\n",
+        State::Pending if !build.taken_over => "<meta http-equiv=\"refresh\" content=\"5\">\n",
         _ => "",
     };
     let title = format!(
@@ -87,8 +87,11 @@ pub fn foot() -> &'static str {
 
 /// The outcome in one or two words, for a narrow tab.
 fn word(build: &Build) -> &'static str {
-    let outcome = build.finished.as_ref().map(|finished| &finished.outcome);
-    outcome.map_or("running", render::outcome_word)
+    match &build.finished {
+        Some(finished) => render::outcome_word(&finished.outcome),
+        None if build.taken_over => "taken over",
+        None => "running",
+    }
 }
 
 /// What stands in place of a log that is not there any more.
@@ -183,6 +186,16 @@ mod tests {
         assert!(running.contains("<title>running · octo/hello feature/ümlaut 0d1a26e</title>"));
         assert!(running.contains("<h1 class=\"pending\">running</h1>"));
         assert!(!page(&finished(Outcome::Passed, 1), None, b"").contains(refresh));
+    }
+
+    #[test]
+    fn the_page_of_a_build_that_another_worker_took_over_says_so_and_rests() {
+        let mut build = build();
+        build.taken_over = true;
+        let page = page(&build, None, b"");
+        assert!(page.contains("<title>taken over · octo/hello"), "{page}");
+        assert!(page.contains("<h1 class=\"pending\">taken over by another worker</h1>"));
+        assert!(!page.contains("http-equiv=\"refresh\""));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod claims;
 mod dealt_with;
 mod images;
 mod leases;
+mod outbox;
 mod retention;
 mod superseded;
 
@@ -24,27 +25,22 @@ use crate::disk::Reserve;
 use crate::outcome::{Obstacle, Outcome};
 pub(crate) use images::PulledImage;
 pub(crate) use leases::LeaseState;
+pub(crate) use outbox::{DueReport, Report, Setback};
 pub(crate) use retention::EndedBuild;
-
-/// The first wait after a report that could not be sent; it doubles with every attempt.
-const REPORT_DELAY_MIN: Duration = Duration::from_secs(2);
-/// The longest wait between two attempts to send a report.
-const REPORT_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
-/// A mail waits for the commit status, to tell if it could not be posted; this many failed
-/// attempts are telling enough.
-const STATUS_ATTEMPTS_BEFORE_MAIL: u32 = 4;
 
 const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// What each version of the database brought, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 8] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
     SUPERSEDED,
     DEALT_WITH,
     "ALTER TABLE builds ADD COLUMN claim TEXT",
+    outbox::OUTBOX,
+    retention::BY_END,
 ];
 
 const FIRST: &str = "
@@ -103,6 +99,11 @@ const DEALT_WITH: &str = "
     ) STRICT;
 ";
 
+/// What [`read_build`] reads, of the table `builds`.
+const BUILD: &str = "builds.*, EXISTS (
+        SELECT 1 FROM leases WHERE leases.build_id = builds.id AND lost_ms IS NOT NULL
+    ) AS lease_lost";
+
 /// All that is known of one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
@@ -120,6 +121,8 @@ pub struct Build {
     pub status_problem: Option<String>,
     /// Whether its log was removed, for its age or for want of room.
     pub log_removed: bool,
+    /// Whether another worker took it over: then how it ended is not known here.
+    pub taken_over: bool,
 }
 
 /// The end of a build.
@@ -142,33 +145,6 @@ impl Build {
                 .unwrap_or_default(),
         )
     }
-}
-
-/// Something to tell the world about a finished build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Report {
-    /// The commit status.
-    Status,
-    /// The mail.
-    Mail,
-}
-
-impl Report {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::Mail => "mail",
-        }
-    }
-}
-
-/// A report that is due.
-#[derive(Debug)]
-pub(crate) struct DueReport {
-    pub(crate) build: Build,
-    pub(crate) report: Report,
-    /// How often it was tried before.
-    pub(crate) attempts: u32,
 }
 
 /// The records could not be read or written.
@@ -225,7 +201,8 @@ impl Records {
     pub(crate) async fn begin(&self, request: &BuildRequest) -> Result<Build> {
         let request = request.clone();
         self.with(move |db| {
-            db.execute(
+            let transaction = db.transaction()?;
+            transaction.execute(
                 "INSERT INTO builds (id, message, repo, ref_name, commit_sha, started_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
                 params![
@@ -237,7 +214,14 @@ impl Records {
                     to_ms(SystemTime::now()),
                 ],
             )?;
-            select_build(db, request.id)
+            // Whoever lost its lease before has it again.
+            transaction.execute(
+                "DELETE FROM leases WHERE build_id = ?1 AND lost_ms IS NOT NULL",
+                [request.id.to_string()],
+            )?;
+            let build = select_build(&transaction, request.id)?;
+            transaction.commit()?;
+            Ok(build)
         })
         .await
     }
@@ -285,17 +269,11 @@ impl Records {
                 params![id.to_string(), outcome, now],
             )?;
             for &report in &reports {
-                owe(&transaction, id, report, now)?;
+                outbox::owe(&transaction, id, report, now)?;
             }
             transaction.commit()
         })
         .await
-    }
-
-    /// Owes a report again, as for the redelivery of a finished build.
-    pub(crate) async fn owe_again(&self, id: BuildId, report: Report) -> Result<()> {
-        self.with(move |db| owe(db, id, report, to_ms(SystemTime::now())))
-            .await
     }
 
     /// The outcome of the build of the same branch that finished before this one. One that was
@@ -315,91 +293,6 @@ impl Records {
             )
             .optional()
         })
-        .await
-    }
-
-    /// The report of this kind that is due first, or how long none will be due.
-    pub(crate) async fn next_due(
-        &self,
-        report: Report,
-    ) -> Result<Result<DueReport, Option<Duration>>> {
-        self.with(move |db| {
-            let now = to_ms(SystemTime::now());
-            let next = db
-                .query_row(
-                    "SELECT builds.*, attempts, due_ms FROM outbox AS next
-                     JOIN builds ON builds.id = build_id
-                     WHERE kind = ?1 AND (kind = 'status' OR NOT EXISTS (
-                        SELECT 1 FROM outbox AS status
-                        WHERE status.build_id = next.build_id AND status.kind = 'status'
-                          AND status.attempts < ?2))
-                     ORDER BY due_ms LIMIT 1",
-                    params![report.as_str(), STATUS_ATTEMPTS_BEFORE_MAIL],
-                    |row| {
-                        let due = DueReport {
-                            build: read_build(row)?,
-                            report,
-                            attempts: row.get("attempts")?,
-                        };
-                        Ok((due, row.get::<_, i64>("due_ms")?))
-                    },
-                )
-                .optional()?;
-            Ok(match next {
-                Some((due, due_ms)) if due_ms <= now => Ok(due),
-                Some((_, due_ms)) => Err(Some(Duration::from_millis(due_ms.abs_diff(now)))),
-                None => Err(None),
-            })
-        })
-        .await
-    }
-
-    /// An attempt to send a report begins. Should this process die over it, the next attempt knows
-    /// that there was one.
-    pub(crate) async fn report_begins(&self, id: BuildId, report: Report) -> Result<()> {
-        self.change(
-            "UPDATE outbox SET attempts = attempts + 1 WHERE build_id = ?1 AND kind = ?2",
-            (id.to_string(), report.as_str()),
-        )
-        .await
-    }
-
-    /// A report was sent, or will never be: it is owed no more.
-    pub(crate) async fn report_done(&self, id: BuildId, report: Report) -> Result<()> {
-        self.change(
-            "DELETE FROM outbox WHERE build_id = ?1 AND kind = ?2",
-            (id.to_string(), report.as_str()),
-        )
-        .await
-    }
-
-    /// A report could not be sent: it is due again after `wait`, or a time that grows with the
-    /// attempts that were made before.
-    pub(crate) async fn report_later(
-        &self,
-        id: BuildId,
-        report: Report,
-        attempts: u32,
-        wait: Option<Duration>,
-    ) -> Result<()> {
-        let due = SystemTime::now() + wait.unwrap_or_else(|| id.jittered(backoff(attempts)));
-        self.change(
-            "UPDATE outbox SET due_ms = ?3 WHERE build_id = ?1 AND kind = ?2",
-            (id.to_string(), report.as_str(), to_ms(due)),
-        )
-        .await
-    }
-
-    /// Notes why the status could not be posted, for the mail to tell; nothing once it could.
-    pub(crate) async fn set_status_problem(
-        &self,
-        id: BuildId,
-        problem: Option<String>,
-    ) -> Result<()> {
-        self.change(
-            "UPDATE builds SET status_problem = ?2 WHERE id = ?1",
-            (id.to_string(), problem),
-        )
         .await
     }
 
@@ -450,28 +343,9 @@ fn migrate(db: &mut Connection) -> Result<()> {
     Ok(transaction.commit()?)
 }
 
-/// How long to wait after this many attempts that failed before.
-fn backoff(attempts: u32) -> Duration {
-    let factor = 2u32.saturating_pow(attempts);
-    REPORT_DELAY_MIN
-        .saturating_mul(factor)
-        .min(REPORT_DELAY_MAX)
-}
-
-fn owe(db: &Connection, id: BuildId, report: Report, due_ms: i64) -> rusqlite::Result<()> {
-    db.execute(
-        "INSERT INTO outbox (build_id, kind, due_ms) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        params![id.to_string(), report.as_str(), due_ms],
-    )
-    .map(drop)
-}
-
 fn select_build(db: &Connection, id: BuildId) -> rusqlite::Result<Build> {
-    db.query_row(
-        "SELECT * FROM builds WHERE id = ?1",
-        [id.to_string()],
-        read_build,
-    )
+    let sql = format!("SELECT {BUILD} FROM builds WHERE id = ?1");
+    db.query_row(&sql, [id.to_string()], read_build)
 }
 
 fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
@@ -479,10 +353,12 @@ fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
     let message = Message::decode(&message).map_err(|error| unreadable(error.into()))?;
     let commit: Option<String> = row.get("commit_sha")?;
     let finished_ms: Option<i64> = row.get("finished_ms")?;
+    let started_at = from_ms(row.get("started_ms")?);
+    let is_elsewhere = row.get("lease_lost")? || retention::is_over(started_at);
     Ok(Build {
         request: message.into_request(),
         commit: commit.and_then(|sha| sha.parse().ok()),
-        started_at: from_ms(row.get("started_ms")?),
+        started_at,
         hook_started: row.get::<_, Option<i64>>("hook_started_ms")?.is_some(),
         finished: match finished_ms {
             None => None,
@@ -493,6 +369,7 @@ fn read_build(row: &Row<'_>) -> rusqlite::Result<Build> {
         },
         status_problem: row.get("status_problem")?,
         log_removed: row.get::<_, Option<i64>>("log_removed_ms")?.is_some(),
+        taken_over: finished_ms.is_none() && is_elsewhere,
     })
 }
 
@@ -536,10 +413,6 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let records = Records::open(directory.path()).expect("opened");
         (directory, records)
-    }
-
-    async fn is_due(records: &Records, report: Report) -> bool {
-        records.next_due(report).await.expect("read").is_ok()
     }
 
     #[tokio::test]
@@ -607,50 +480,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_mail_waits_for_the_status() {
-        let (_directory, records) = records();
-        let request = request("main");
-        records.begin(&request).await.expect("begun");
-        let reports = vec![Report::Mail, Report::Status];
-        records
-            .finish(request.id, &Outcome::Passed, reports)
-            .await
-            .expect("finished");
-
-        assert!(is_due(&records, Report::Status).await);
-        assert!(!is_due(&records, Report::Mail).await);
-        let done = records.report_done(request.id, Report::Status);
-        done.await.expect("done");
-        assert!(!is_due(&records, Report::Status).await);
-        assert!(is_due(&records, Report::Mail).await);
-    }
-
-    #[tokio::test]
-    async fn a_status_that_keeps_failing_does_not_hold_the_mail_for_ever() {
-        let (_directory, records) = records();
-        let request = request("main");
-        records.begin(&request).await.expect("begun");
-        let reports = vec![Report::Mail, Report::Status];
-        records
-            .finish(request.id, &Outcome::Passed, reports)
-            .await
-            .expect("finished");
-        for attempts in 0..STATUS_ATTEMPTS_BEFORE_MAIL {
-            assert!(!is_due(&records, Report::Mail).await);
-            let status = Report::Status;
-            records
-                .report_begins(request.id, status)
-                .await
-                .expect("begun");
-            records
-                .report_later(request.id, status, attempts, None)
-                .await
-                .expect("later");
-        }
-        assert!(is_due(&records, Report::Mail).await);
-    }
-
-    #[tokio::test]
     async fn the_outcome_before_is_that_of_the_same_branch_and_tells_of_it() {
         let (_directory, records) = records();
         let superseded = crate::render::tests::superseded();
@@ -669,11 +498,5 @@ mod tests {
         let build = records.begin(&request("main")).await.expect("begun");
         let before = records.outcome_before(&build).await.expect("read");
         assert_eq!(before, Some(Outcome::Passed));
-    }
-
-    #[test]
-    fn the_wait_between_attempts_doubles_up_to_ten_minutes() {
-        let waits: Vec<_> = [0, 1, 2, 20, 99].map(|n| backoff(n).as_secs()).into();
-        assert_eq!(waits, [2, 4, 8, 600, 600]);
     }
 }

@@ -161,6 +161,7 @@ pub(crate) fn state(build: &Build) -> State {
 pub(crate) fn headline(build: &Build) -> String {
     match (&build.finished, build.duration()) {
         (Some(finished), Some(duration)) => description(&finished.outcome, duration),
+        _ if build.taken_over => "taken over by another worker".to_owned(),
         _ => "running".to_owned(),
     }
 }

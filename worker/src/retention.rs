@@ -58,7 +58,7 @@ pub(crate) async fn trim_logs(
     }
 }
 
-/// Forgets builds whose logs are gone and that ended long ago.
+/// Forgets builds whose logs are gone and that ended long ago, and the leases of all that are over.
 ///
 /// # Errors
 /// The records cannot be changed.
@@ -66,7 +66,7 @@ pub(crate) async fn trim_records(records: &Records, storage: &StorageConfig) -> 
     let kept_for = storage.log_retention.unwrap_or_default().max(RECORDS_KEPT);
     let oldest = SystemTime::now() - kept_for;
     while records.forget_before(oldest, BATCH).await? == BATCH {}
-    Ok(())
+    Ok(records.forget_leases_and_superseded().await?)
 }
 
 /// How much has to be removed, whatever its age. What would not help is left alone: if all logs

@@ -131,6 +131,16 @@ impl SmtpSink {
         self.mails()
     }
 
+    /// Waits until at least `count` logins were wrong.
+    ///
+    /// # Panics
+    /// After `deadline`, with what the sink printed.
+    pub async fn wait_for_wrong_logins(&self, count: usize, deadline: Duration) {
+        let wrong = |output: &str| output.lines().filter(|line| *line == "wrong login").count();
+        let enough = |output: &str| (wrong(output) >= count).then_some(());
+        self.process.wait_for_output(enough, deadline).await;
+    }
+
     fn mail(&self, number: usize) -> Mail {
         let raw = fs::read(self.dir.path().join(format!("{number}.eml")));
         parse(raw.expect("the sink writes a mail before it tells"))

@@ -72,16 +72,18 @@ impl Ses {
             let problem = format!("no AWS credentials that can be used: {reason}");
             return MailError::Transient(self.problem(&problem));
         }
-        let status = error.raw_response().map(|answer| answer.status());
-        let code = error.code().unwrap_or_default();
-        if passes(code) || !status.is_some_and(|status| status.is_client_error()) {
-            return MailError::Transient(self.problem(&reason));
-        }
-        let problem = match advice(code, error.message().unwrap_or_default()) {
+        let (code, message) = (
+            error.code().unwrap_or_default(),
+            error.message().unwrap_or_default(),
+        );
+        let problem = match advice(code, message) {
             Some(advice) => format!("{reason} ({advice})"),
             None => reason,
         };
-        MailError::Permanent(self.problem(&problem))
+        match is_of_message(code, message) {
+            true => MailError::Permanent(self.problem(&problem)),
+            false => MailError::Transient(self.problem(&problem)),
+        }
     }
 
     fn problem(&self, what: &str) -> String {
@@ -89,24 +91,25 @@ impl Ses {
     }
 }
 
-/// Whether waiting is enough, though SES calls it the client's fault: a quota of the second or of
-/// the day is used up, or the credentials or the clock are behind.
-fn passes(code: &str) -> bool {
-    aws::is_throttled(code)
-        || matches!(
-            code,
-            "LimitExceeded"
-                | "LimitExceededException"
-                | "ExpiredToken"
-                | "ExpiredTokenException"
-                | "RequestExpired"
-        )
+/// Whether SES minds this very message or one of its recipients, whatever anybody does. Everything else
+/// passes by itself, as a quota does, or may be mended while the mail is owed.
+fn is_of_message(code: &str, message: &str) -> bool {
+    match code {
+        "MessageRejected" => !lacks_verification(message),
+        "InvalidParameterValue" => true,
+        _ => false,
+    }
+}
+
+/// An address is to be verified: SES calls that a rejected message as well.
+fn lacks_verification(message: &str) -> bool {
+    message.contains("not verified")
 }
 
 /// What somebody has to do before any mail is taken.
 fn advice(code: &str, message: &str) -> Option<&'static str> {
     Some(match code {
-        "MessageRejected" if message.contains("not verified") => {
+        "MessageRejected" if lacks_verification(message) => {
             "verify the sender in the SES console of this region, and while the account is in the \
              sandbox every recipient"
         }

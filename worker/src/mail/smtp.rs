@@ -69,12 +69,11 @@ impl Smtp {
         if refusals.is_empty() {
             return Ok(());
         }
-        let nobody_got_it = refusals.len() == envelope.to().len();
+        let somebody_got_it = refusals.len() < envelope.to().len();
         let tell = |(to, refusal): &(&Address, Refusal)| format!("{to}: {}", refusal.why);
         let told: Vec<_> = refusals.iter().map(tell).collect();
         Err(Refusal {
-            is_transient: nobody_got_it && refusals.iter().any(|(_, refusal)| refusal.is_transient),
-            is_of_mail: true,
+            is_of_mail: somebody_got_it || refusals.iter().all(|(_, refusal)| refusal.is_of_mail),
             why: format!("not sent to {}", told.join("; ")),
         })
     }
@@ -85,7 +84,6 @@ impl Smtp {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Refusal::from(&error)),
             Err(_) => Err(Refusal {
-                is_transient: true,
                 is_of_mail: false,
                 why: too_slow(deadline),
             }),
@@ -94,19 +92,17 @@ impl Smtp {
 
     fn explain(&self, refusal: Refusal) -> MailError {
         let problem = format!("{}: {}", self.name, render::one_line(&refusal.why));
-        if refusal.is_transient {
-            MailError::Transient(problem)
-        } else {
-            MailError::Permanent(problem)
+        match refusal.is_of_mail {
+            true => MailError::Permanent(problem),
+            false => MailError::Transient(problem),
         }
     }
 }
 
 /// Why an attempt to send failed.
 struct Refusal {
-    /// Another attempt may succeed.
-    is_transient: bool,
-    /// The server minds the mail or one of its recipients, not us.
+    /// The server minds the mail or one of its recipients, for good. Else it is away, or it minds us:
+    /// then another attempt may succeed, once somebody has renewed a password.
     is_of_mail: bool,
     why: String,
 }
@@ -116,8 +112,6 @@ impl From<&smtp::Error> for Refusal {
         // RFC 5321, 4.2.1: x5x is about the mail system; a login is refused with x3x.
         let about_mail = |code: Code| code.category == Category::MailSystem;
         Self {
-            // A "client" error is one where our side gives up: no STARTTLS, no way to log in.
-            is_transient: !error.is_permanent() && !error.is_client(),
             is_of_mail: error.is_permanent() && error.status().is_some_and(about_mail),
             why: cause(error),
         }

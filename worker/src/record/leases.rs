@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::OptionalExtension;
 use shared::build::{BuildId, BuildRequest};
 
-use super::{Records, Result, from_ms, read_build, to_ms};
+use super::{BUILD, Records, Result, from_ms, read_build, to_ms};
 
 /// What became of a build's lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +49,10 @@ impl Records {
     /// The builds whose leases an earlier process held when it ended, with the tokens.
     pub(crate) async fn held(&self) -> Result<Vec<(BuildRequest, String)>> {
         self.with(|db| {
-            let mut held = db.prepare(
-                "SELECT builds.*, token FROM leases JOIN builds ON builds.id = build_id
-                 WHERE token IS NOT NULL",
-            )?;
+            let mut held = db.prepare(&format!(
+                "SELECT {BUILD}, token FROM leases JOIN builds ON builds.id = build_id
+                 WHERE token IS NOT NULL"
+            ))?;
             held.query_map([], |row| Ok((read_build(row)?.request, row.get("token")?)))?
                 .collect()
         })

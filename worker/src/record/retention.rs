@@ -1,21 +1,43 @@
 //! Which builds are done with, so that their logs, and later their records, can go.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Row, params};
 use shared::build::BuildId;
 
 use super::{Records, Result, from_ms, to_ms, unreadable};
 
-/// Neither an unfinished build nor one of which a report is owed, or a lease held, is done with.
-const DONE_WITH: &str = "finished_ms IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM outbox WHERE build_id = id)
-    AND NOT EXISTS (SELECT 1 FROM leases WHERE build_id = id)";
+/// A build that was taken up longer ago is over, if not here, then at another worker: SQS keeps no
+/// message for more than 14 days.
+const OVER_AFTER: Duration = Duration::from_secs(15 * 24 * 60 * 60);
+
+/// The order in which builds are forgotten: by their end, or where that is not known by their start.
+pub(super) const BY_END: &str = "
+    DROP INDEX builds_by_end;
+    CREATE INDEX builds_by_end ON builds (coalesce(finished_ms, started_ms));
+";
+
+/// A build of which a report is owed is not done with, nor is one that is unfinished, or of which a
+/// lease is held, unless it was taken up before the time `?1`.
+const DONE_WITH: &str = "NOT EXISTS (SELECT 1 FROM outbox WHERE build_id = id)
+    AND (started_ms < ?1 OR finished_ms IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM leases WHERE build_id = id))";
+
+/// Whether a build that was taken up then is over, although its end is not known here.
+pub(super) fn is_over(started_at: SystemTime) -> bool {
+    started_at.elapsed().unwrap_or_default() > OVER_AFTER
+}
+
+/// What was taken up before this time is over.
+fn over_ms() -> i64 {
+    to_ms(SystemTime::now() - OVER_AFTER)
+}
 
 /// A build that is done with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EndedBuild {
     pub(crate) id: BuildId,
+    /// When it ended, or was taken up if its end is not known here.
     pub(crate) at: SystemTime,
 }
 
@@ -24,11 +46,12 @@ impl Records {
     pub(crate) async fn oldest_with_log(&self, at_most: usize) -> Result<Vec<EndedBuild>> {
         self.with(move |db| {
             let mut oldest = db.prepare(&format!(
-                "SELECT id, finished_ms FROM builds
+                "SELECT id, coalesce(finished_ms, started_ms) AS at_ms FROM builds
                  WHERE log_removed_ms IS NULL AND {DONE_WITH}
-                 ORDER BY finished_ms LIMIT ?1"
+                 ORDER BY coalesce(finished_ms, started_ms) LIMIT ?2"
             ))?;
-            oldest.query_map([at_most as i64], read_ended)?.collect()
+            let ended = oldest.query_map(params![over_ms(), at_most as i64], read_ended)?;
+            ended.collect()
         })
         .await
     }
@@ -57,11 +80,32 @@ impl Records {
                 &format!(
                     "DELETE FROM builds WHERE id IN (
                         SELECT id FROM builds
-                        WHERE finished_ms < ?1 AND log_removed_ms IS NOT NULL AND {DONE_WITH}
-                        LIMIT ?2)"
+                        WHERE coalesce(finished_ms, started_ms) < ?2
+                            AND log_removed_ms IS NOT NULL AND {DONE_WITH}
+                        LIMIT ?3)"
                 ),
-                params![to_ms(time), at_most as i64],
+                params![over_ms(), to_ms(time), at_most as i64],
             )
+        })
+        .await
+    }
+
+    /// Forgets what became of the leases of builds that are over, and what superseded them.
+    pub(crate) async fn forget_leases_and_superseded(&self) -> Result<()> {
+        self.with(|db| {
+            let over_ms = over_ms();
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "DELETE FROM leases WHERE lost_ms < ?1 OR EXISTS (
+                    SELECT 1 FROM builds WHERE id = build_id AND started_ms < ?1)",
+                [over_ms],
+            )?;
+            transaction.execute(
+                "DELETE FROM superseded WHERE NOT EXISTS (
+                    SELECT 1 FROM builds WHERE id = build_id AND started_ms >= ?1)",
+                [over_ms],
+            )?;
+            transaction.commit()
         })
         .await
     }
@@ -71,7 +115,7 @@ fn read_ended(row: &Row<'_>) -> rusqlite::Result<EndedBuild> {
     let id: String = row.get("id")?;
     Ok(EndedBuild {
         id: id.parse().map_err(|error| unreadable(Box::new(error)))?,
-        at: from_ms(row.get("finished_ms")?),
+        at: from_ms(row.get("at_ms")?),
     })
 }
 
@@ -79,8 +123,8 @@ fn read_ended(row: &Row<'_>) -> rusqlite::Result<EndedBuild> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::Report;
     use super::super::tests::{records, request};
+    use super::super::{LeaseState, Report};
     use super::*;
     use crate::outcome::Outcome;
 
@@ -115,6 +159,76 @@ mod tests {
         let mut kept = with_log(&records).await;
         kept.sort_by_key(|id| *id != owing);
         assert_eq!(kept, [owing, held]);
+    }
+
+    /// Does what the clock would do: the build was taken up so much longer ago.
+    async fn taken_up_ago(records: &Records, build: BuildId, ago: Duration) {
+        let started = to_ms(SystemTime::now() - ago);
+        let turned = records.change(
+            "UPDATE builds SET started_ms = ?2 WHERE id = ?1",
+            (build.to_string(), started),
+        );
+        turned.await.expect("turned");
+    }
+
+    #[tokio::test]
+    async fn a_build_that_went_to_another_worker_is_taken_over_and_in_the_end_done_with() {
+        let (_directory, records) = records();
+        let taken_over = async |id| {
+            let build = records.find(id).await.expect("read");
+            build.expect("known").taken_over
+        };
+        let (lost, given_back) = (request("main"), request("main"));
+        for request in [&lost, &given_back] {
+            records.begin(request).await.expect("begun");
+        }
+        records.lose(lost.id).await.expect("lost");
+        assert!(taken_over(lost.id).await);
+        assert!(!taken_over(given_back.id).await);
+        // It comes back.
+        records.begin(&lost).await.expect("begun");
+        assert!(!taken_over(lost.id).await);
+        records.lose(lost.id).await.expect("lost");
+
+        let owing = finished(&records, vec![Report::Status]).await;
+        for build in [lost.id, given_back.id, owing] {
+            taken_up_ago(&records, build, OVER_AFTER - Duration::from_secs(60)).await;
+        }
+        assert_eq!(with_log(&records).await, []);
+        for build in [lost.id, given_back.id, owing] {
+            taken_up_ago(&records, build, OVER_AFTER + Duration::from_secs(60)).await;
+        }
+        assert!(taken_over(given_back.id).await);
+        assert!(!taken_over(owing).await);
+        let mut kept = with_log(&records).await;
+        kept.sort_by_key(|id| *id != lost.id);
+        assert_eq!(kept, [lost.id, given_back.id]);
+
+        records.logs_removed(kept).await.expect("noted");
+        let forgotten = records.forget_before(SystemTime::now() - OVER_AFTER, 10);
+        assert_eq!(forgotten.await.expect("done"), 2);
+    }
+
+    #[tokio::test]
+    async fn the_leases_of_what_is_over_and_what_superseded_it_are_forgotten() {
+        let (_directory, records) = records();
+        let (old, new) = (request("main"), request("main"));
+        let newer = "b".repeat(40).parse().expect("a commit");
+        for request in [&old, &new] {
+            let id = request.id;
+            records.begin(request).await.expect("begun");
+            records.hold(id, "token".into()).await.expect("held");
+            records.supersede(id, &newer).await.expect("noted");
+        }
+        taken_up_ago(&records, old.id, OVER_AFTER * 2).await;
+        let forgotten = records.forget_leases_and_superseded();
+        forgotten.await.expect("forgotten");
+        for (id, is_kept) in [(old.id, false), (new.id, true)] {
+            let lease = records.lease(id).await.expect("read");
+            assert_eq!(lease == LeaseState::Held, is_kept);
+            let by = records.superseded_by(id).await.expect("read");
+            assert_eq!(by.is_some(), is_kept);
+        }
     }
 
     #[tokio::test]

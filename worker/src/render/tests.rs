@@ -28,6 +28,7 @@ pub(crate) fn build() -> Build {
         finished: None,
         status_problem: None,
         log_removed: false,
+        taken_over: false,
     }
 }
 

@@ -59,13 +59,18 @@ async fn send_by(mailer: &Mailer, log: &Path) -> Result<(), MailError> {
     mailer.send(&build, &MailContext::default(), log).await
 }
 
-/// The line of an error after which nobody tries again.
-async fn permanent(aws: &Aws) -> String {
-    let (_dir, log) = log_file("ok\n");
-    match send(&sdk(&aws.endpoint_url()).await, &log).await {
-        Err(MailError::Permanent(line)) => line,
-        sent => panic!("{sent:?}"),
+/// The line of an error after which it is tried again.
+async fn transient(aws: &Aws) -> String {
+    match refused(aws).await {
+        MailError::Transient(line) => line,
+        error => panic!("{error:?}"),
     }
+}
+
+async fn refused(aws: &Aws) -> MailError {
+    let (_dir, log) = log_file("ok\n");
+    let sent = send(&sdk(&aws.endpoint_url()).await, &log).await;
+    sent.expect_err("refused")
 }
 
 #[tokio::test]
@@ -138,7 +143,7 @@ async fn the_largest_message_stays_below_the_limit_of_ses() {
 #[tokio::test]
 async fn a_sender_whom_nobody_has_verified_is_told_with_what_to_do() {
     let aws = Aws::start().await;
-    insta::assert_snapshot!(permanent(&aws).await, @"SES in eu-west-1: MessageRejected: Email address is not verified. The following identities failed the check in region EU-WEST-1: ci@example.org, dev@example.org, ops@example.org (verify the sender in the SES console of this region, and while the account is in the sandbox every recipient)");
+    insta::assert_snapshot!(transient(&aws).await, @"SES in eu-west-1: MessageRejected: Email address is not verified. The following identities failed the check in region EU-WEST-1: ci@example.org, dev@example.org, ops@example.org (verify the sender in the SES console of this region, and while the account is in the sandbox every recipient)");
     assert!(aws.sent_mails().await.is_empty());
 }
 
@@ -148,11 +153,11 @@ async fn a_recipient_outside_of_the_sandbox_is_told_with_what_to_do() {
     for address in ["ci@example.org", "dev@example.org"] {
         aws.verify_email(address).await;
     }
-    insta::assert_snapshot!(permanent(&aws).await, @"SES in eu-west-1: MessageRejected: Email address is not verified. The following identities failed the check in region EU-WEST-1: ops@example.org (verify the sender in the SES console of this region, and while the account is in the sandbox every recipient)");
+    insta::assert_snapshot!(transient(&aws).await, @"SES in eu-west-1: MessageRejected: Email address is not verified. The following identities failed the check in region EU-WEST-1: ops@example.org (verify the sender in the SES console of this region, and while the account is in the sandbox every recipient)");
 }
 
 #[tokio::test]
-async fn what_only_a_person_can_mend_is_told_with_what_to_do() {
+async fn what_only_a_person_can_mend_is_told_with_what_to_do_and_tried_again() {
     let aws = verified().await;
     let mut lines = Vec::new();
     for (status, code, text) in [
@@ -164,20 +169,31 @@ async fn what_only_a_person_can_mend_is_told_with_what_to_do() {
         (400, "AccountSendingPausedException", "Sending is paused."),
         (403, "AccessDenied", "You are not\nauthorized."),
         (403, "InvalidClientTokenId", "The token is invalid."),
-        (400, "MessageRejected", "Bad content."),
         (404, "NotFound", "What?"),
     ] {
         aws.refuse_mail(status, code, text).await;
-        lines.push(permanent(&aws).await);
+        lines.push(transient(&aws).await);
     }
     insta::assert_snapshot!(lines.join("\n"), @"
     SES in eu-west-1: MailFromDomainNotVerifiedException: The domain is not verified. (verify the custom MAIL FROM domain of SES_FROM in the SES console of this region)
     SES in eu-west-1: AccountSendingPausedException: Sending is paused. (resume the account's sending in the SES console of this region)
     SES in eu-west-1: AccessDenied: You are not authorized. (allow these credentials ses:SendRawEmail from SES_FROM)
     SES in eu-west-1: InvalidClientTokenId: The token is invalid. (check the AWS credentials)
-    SES in eu-west-1: MessageRejected: Bad content.
     SES in eu-west-1: NotFound: What?
     ");
+}
+
+#[tokio::test]
+async fn a_message_that_ses_does_not_want_is_not_sent_again() {
+    let aws = verified().await;
+    for (code, text) in [
+        ("MessageRejected", "Bad content."),
+        ("InvalidParameterValue", "Missing final '@domain'"),
+    ] {
+        aws.refuse_mail(400, code, text).await;
+        let line = format!("SES in {REGION}: {code}: {text}");
+        assert_eq!(refused(&aws).await, MailError::Permanent(line));
+    }
 }
 
 #[tokio::test]

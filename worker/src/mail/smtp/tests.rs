@@ -167,14 +167,14 @@ async fn a_server_without_starttls_gets_no_mail() {
     let sent = send(config(sink.address().port(), SmtpTls::StartTls), &log).await;
 
     assert!(
-        matches!(&sent, Err(MailError::Permanent(why)) if why.contains("STARTTLS")),
+        matches!(&sent, Err(MailError::Transient(why)) if why.contains("STARTTLS")),
         "{sent:?}"
     );
     assert!(sink.mails().is_empty());
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_permanent_and_stays_secret() {
+async fn a_password_that_is_refused_may_be_renewed_and_stays_secret() {
     let login = Some(("ci", "right"));
     let sink = SmtpSink::start(SinkOptions {
         login,
@@ -192,7 +192,7 @@ async fn a_wrong_password_is_permanent_and_stays_secret() {
 
     let sent = send(config, &log).await;
 
-    let Err(MailError::Permanent(why)) = &sent else {
+    let Err(MailError::Transient(why)) = &sent else {
         panic!("{sent:?}")
     };
     assert!(
@@ -205,7 +205,12 @@ async fn a_wrong_password_is_permanent_and_stays_secret() {
 async fn the_servers_answer_says_whether_another_attempt_is_worth_it() {
     let (_dir, log) = log_file("ok\n");
     // A mail that is refused for good is offered to each of the two recipients.
-    for (answer, times, transient) in [("451 try later", 1, true), ("554 no thank you", 3, false)] {
+    for (answer, times, transient) in [
+        ("451 try later", 1, true),
+        ("521 not for you", 1, true),
+        ("530 log in first", 1, true),
+        ("554 no thank you", 3, false),
+    ] {
         let refuse_first = Some((times, answer));
         let sink = SmtpSink::start(SinkOptions {
             refuse_first,
