@@ -3,9 +3,10 @@
 use fastrand::Rng;
 use harness::CommitState;
 
+use crate::judge::Tally;
 use crate::plan::Budget;
 use crate::row::Seen;
-use crate::world::{Bench, Build, Commit, DEADLINE, Tally, World, log};
+use crate::world::{Bench, Build, Commit, DEADLINE, World, log};
 
 /// So many are pushed at a time.
 const WAVE: usize = 10;
@@ -50,10 +51,9 @@ pub(crate) async fn tarballs(bench: &mut Bench, budget: &Budget, mut dice: Rng) 
         Tally::nothing_is_left(&engine, &builds).await;
     }
     Seen {
-        did: format!(
-            "{} of {planned} damaged tarballs",
-            refused + harmless + problems.len()
-        ),
+        done: refused + harmless + problems.len(),
+        planned,
+        what: "damaged tarballs".to_owned(),
         saw: format!("{refused} refused, {harmless} whose content was whole"),
         problems,
     }

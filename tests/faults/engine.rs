@@ -7,9 +7,10 @@ use harness::PrivateEngine;
 use tokio::time::sleep;
 
 use crate::hooks::Mark;
+use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
 use crate::row::Seen;
-use crate::world::{Bench, DEADLINE, Tally, World, log};
+use crate::world::{Bench, DEADLINE, World, log};
 
 /// How long the engine is away at most, besides the time of its start.
 const AWAY_MAX_MS: u64 = 3000;
@@ -59,13 +60,13 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
     let engine = bench.engine.connect().await;
     Tally::nothing_is_left(&engine, &builds).await;
     service.stop(DEADLINE).await;
-    // An engine that is killed does not have all that the hook wrote; what was stored before stays.
-    let mut tally = Tally::without_ends_of_logs();
+    let mut tally = Tally::default();
     if shrunk > 0 {
         tally.problem(format!("{shrunk} stored logs became shorter"));
     }
-    for build in &builds {
-        tally.judge(&world, &bench.hooks, &service, build);
+    for (build, signal) in builds.iter().zip(&signals) {
+        let log = log(&service, &build.id);
+        tally.judge(&world, &bench.hooks, build, &log, signal.bar());
     }
     let count = |kind| {
         signals[..builds.len()]
@@ -74,13 +75,23 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
             .count()
     };
     let did = format!(
-        "{} × TERM, {} × KILL, {} × STOP of {}",
+        "engines away ({} × TERM, {} × KILL, {} × STOP)",
         count(Signal::Term),
         count(Signal::Kill),
-        count(Signal::Stop),
-        signals.len()
+        count(Signal::Stop)
     );
-    Seen::of(did, tally)
+    Seen::of(builds.len(), signals.len(), did, tally)
+}
+
+impl Signal {
+    /// An engine that is only suspended takes nothing with it. One that ends, or is started again,
+    /// stops its hooks, and does not have all that they wrote; what was stored before stays.
+    fn bar(self) -> Bar {
+        match self {
+            Self::Stop => Bar::RESULT,
+            Self::Term | Self::Kill => Bar::RESULT.or_error("").without_end_of_log(),
+        }
+    }
 }
 
 async fn leave(engine: &mut PrivateEngine, signal: Signal) {

@@ -11,8 +11,11 @@
 mod plan;
 mod hooks;
 mod world;
+mod judge;
 mod row;
+mod noted;
 mod points;
+mod compose;
 mod kill;
 mod engine;
 mod network;
@@ -30,11 +33,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use crate::plan::Plan;
+use crate::plan::{Budget, Plan};
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 13] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(360),
@@ -66,8 +69,13 @@ const ROWS: [Row; 12] = [
         run: |bench, budget, dice| handler::killed(bench, budget, dice).boxed_local(),
     },
     Row {
-        name: "missed",
+        name: "handler-killed-sqs",
         long: Duration::from_secs(120),
+        run: |bench, budget, dice| handler::killed_before_sqs(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "missed",
+        long: Duration::from_secs(300),
         run: |bench, budget, dice| missed::pushes(bench, budget, dice).boxed_local(),
     },
     Row {
@@ -129,7 +137,7 @@ async fn run(plan: &Plan) -> bool {
         let ran = (row.run)(&mut bench, &budget, plan.dice(row.name));
         // The panic's message, and with it the service's log, is on standard error by then.
         let seen = AssertUnwindSafe(ran).catch_unwind().await.ok();
-        let (met, line) = report(row, seen, began.elapsed());
+        let (met, line) = report(row, seen, &budget, began.elapsed());
         println!("{line}");
         all_met &= met;
     }
@@ -137,20 +145,29 @@ async fn run(plan: &Plan) -> bool {
 }
 
 /// Whether the bar was met, and the row's line, with a line for each problem below it.
-fn report(row: &Row, seen: Option<Seen>, took: Duration) -> (bool, String) {
+fn report(row: &Row, seen: Option<Seen>, budget: &Budget, took: Duration) -> (bool, String) {
     let seen = seen.unwrap_or_else(|| Seen {
-        did: "not done".to_owned(),
+        done: 0,
+        planned: 0,
+        what: "done".to_owned(),
         saw: "the row itself broke".to_owned(),
         problems: vec!["see above".to_owned()],
     });
-    let met = seen.problems.is_empty();
+    let Seen {
+        done,
+        planned,
+        what,
+        saw,
+        mut problems,
+    } = seen;
+    if done < planned && budget.must_suffice() {
+        problems.push(format!("only {done} of {planned} in time"));
+    }
+    let met = problems.is_empty();
     let verdict = if met { "ok" } else { "FAILED" };
-    let Seen { did, saw, problems } = seen;
-    let mut line = format!(
-        "{verdict:<7}{:<15} {did}: {saw} ({} s)",
-        row.name,
-        took.as_secs()
-    );
+    let name = row.name;
+    let took_s = took.as_secs();
+    let mut line = format!("{verdict:<7}{name:<19}{done} of {planned} {what}: {saw} ({took_s} s)");
     for problem in problems {
         line += &format!("\n       {problem}");
     }

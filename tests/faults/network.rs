@@ -10,11 +10,13 @@ use harness::{
     Upstream,
 };
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::hooks::Mark;
+use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
 use crate::row::Seen;
-use crate::world::{Bench, Build, DEADLINE, Tally, World, by_mail, by_sqs};
+use crate::world::{Bench, Build, DEADLINE, World, by_mail, by_sqs, has_mail_of, log, mails_of};
 
 /// So many cells are worked on at a time: most of them wait.
 const AT_ONCE: usize = 10;
@@ -93,8 +95,8 @@ pub(crate) async fn fails(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> 
     for cell in tallies.into_iter().flatten() {
         tally.add(cell);
     }
-    let did = format!("{} of {planned} cells of {all}", tally.builds());
-    Seen::of(did, tally)
+    let did = format!("cells of {all}");
+    Seen::of(tally.builds(), planned, did, tally)
 }
 
 fn all_cells() -> Vec<Cell> {
@@ -145,19 +147,31 @@ impl Cell {
         let build = self.build(bench, &world, &service, &ways, lasts).await;
         let told = world.github.wait_for_end(&build.commit.sha, END_DEADLINE);
         told.await;
-        let mut tally = Tally::default();
-        if !servers.sends_mail_of(&build).await {
-            tally.problem(format!("{self:?}: no mail"));
-        }
+        let has_mail = has_mail_of(&servers.sink, &build, END_DEADLINE).await;
         let engine = bench.engine.connect().await;
         Tally::nothing_is_left(&engine, std::slice::from_ref(&build)).await;
         service.stop(DEADLINE).await;
-        tally.judge(&world, &bench.hooks, &service, &build);
-        // Every fault is over soon enough to be made good.
-        for reason in std::mem::take(&mut tally.errors) {
-            tally.problem(format!("{self:?}: {reason}"));
+        let mut tally = Tally::default();
+        let log = log(&service, &build.id);
+        tally.judge(&world, &bench.hooks, &build, &log, self.bar());
+        let mails = mails_of(&servers.sink, &build);
+        if !has_mail || mails > self.mails_max() {
+            tally.problem(format!("{} has {mails} mails", build.id));
+        }
+        for problem in &mut tally.problems {
+            *problem = format!("{self:?}: {problem}");
         }
         tally
+    }
+
+    /// Every fault is over soon enough to be made good. A message that cannot be settled comes back.
+    fn bar(self) -> Bar {
+        Bar::RESULT.or_told_again(self.part == Part::Sqs)
+    }
+
+    /// Nobody can tell whether a mail was taken whose last answer was lost.
+    fn mails_max(self) -> usize {
+        1 + usize::from(self.part == Part::Smtp)
     }
 
     /// Pushes a commit and lets the fault come and go.
@@ -173,22 +187,31 @@ impl Cell {
         let commit = world.commit(0);
         let sha = commit.sha.clone();
         bench.hooks.hold(&sha);
-        // A push is not accepted while the queue cannot be reached.
-        if self.phase == Phase::Before && self.part != Part::Sqs {
+        if self.phase == Phase::Before {
             way.fail(self.fault);
         }
-        let build = world.push(service, commit).await;
+        let delivery = Uuid::new_v4().to_string();
+        let answer = world.deliver(service, &delivery, &commit).await;
         if self.phase != Phase::Before {
             bench.hooks.wait_for(&sha, Mark::Halfway, DEADLINE).await;
+            way.fail(self.fault);
         }
-        way.fail(self.fault);
         if self.phase == Phase::After {
             bench.hooks.release(&sha);
         }
         sleep(lasts).await;
         way.heal();
         bench.hooks.release(&sha);
-        build
+        let id = match answer.code {
+            202 => answer.build_id(),
+            // The queue may hold it all the same. GitHub delivers it again when it is asked to.
+            503 if self.part == Part::Sqs => {
+                let again = world.deliver(service, &delivery, &commit).await;
+                again.build_id()
+            }
+            code => panic!("{self:?}: the push was answered with {code}"),
+        };
+        Build { commit, id }
     }
 
     async fn world(self, bench: &Bench, servers: &Servers) -> (World, Ways) {
@@ -229,21 +252,6 @@ impl Ways {
             .env("DOCKER_HOST", self.engine.url());
         let setup = by_mail(setup, self.smtp.address());
         by_sqs(setup, queues, &self.sqs.url()).start().await
-    }
-}
-
-impl Servers {
-    /// Whether a mail tells of this build, which its last line names.
-    async fn sends_mail_of(&self, build: &Build) -> bool {
-        let is_it = |mail: &harness::Mail| mail.text.contains(&build.id);
-        let mut count = self.sink.mails().len();
-        let arrived = async {
-            while !self.sink.mails().iter().any(is_it) {
-                count += 1;
-                self.sink.wait_for_mails(count, END_DEADLINE).await;
-            }
-        };
-        tokio::time::timeout(END_DEADLINE, arrived).await.is_ok()
     }
 }
 

@@ -69,6 +69,11 @@ impl Budget {
         ((long as f64 * self.scale).round() as usize).max(1)
     }
 
+    /// Whether what is not done in time counts as not met: the long version has time for all of it.
+    pub(crate) fn must_suffice(&self) -> bool {
+        self.scale >= 1.0
+    }
+
     /// Whether the row must come to its end.
     pub(crate) fn is_spent(&self) -> bool {
         Instant::now() >= self.ends

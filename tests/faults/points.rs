@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::hooks::{Hooks, Mark};
-use crate::world::{Build, DEADLINE, World};
+use crate::world::{Build, DEADLINE, World, has_mail_of};
 
 /// How often a database or a file is looked into: nobody outside is told when it changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
@@ -115,8 +115,6 @@ pub(crate) struct View<'a> {
     pub(crate) hooks: &'a Hooks,
     pub(crate) events: &'a EngineEvents,
     pub(crate) sink: &'a SmtpSink,
-    /// How many mails had arrived before.
-    pub(crate) mails_before: usize,
     pub(crate) service: &'a OneBox,
     pub(crate) build: &'a Build,
 }
@@ -149,8 +147,8 @@ impl View<'_> {
             Point::Hook(mark) => self.hooks.wait_for(sha, mark, DEADLINE).await,
             Point::Logged => self.sees_log().await,
             Point::Mailed => {
-                let mails = self.mails_before + 1;
-                self.sink.wait_for_mails(mails, DEADLINE).await;
+                let arrived = has_mail_of(self.sink, self.build, DEADLINE).await;
+                assert!(arrived, "no mail of {sha} in {DEADLINE:?}");
             }
         }
     }

@@ -7,15 +7,24 @@ use harness::{Aws, OneBox, Queues, Setup};
 use rusqlite::Connection;
 use serde_json::json;
 use tokio::time::{interval, timeout};
+use uuid::Uuid;
 
+use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
 use crate::row::Seen;
-use crate::world::{Bench, Build, DEADLINE, Tally, World, by_sqs};
+use crate::world::{Bench, Build, DEADLINE, World, by_sqs, log};
 
 /// How often it is looked how many messages there are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-/// How much the service's memory may grow while the second half of the builds is built.
+/// So many are built before the first poison: the first ones need more memory than the next.
+const WARM_UP: usize = 10;
+/// How much the service's memory may grow from then on.
 const GROWTH_MAX_KIB: u64 = 8 << 10;
+/// A message is received so often before it becomes a dead letter, and once more to tell of that.
+const RECEIVES_MAX: u32 = 3;
+const RECEIVES_OF_DEAD_MAX: u32 = RECEIVES_MAX + 1;
+/// A dead letter that nobody can read is left alone for so long.
+const DEAD_LETTER_HIDDEN: Duration = Duration::from_secs(12 * 60 * 60);
 /// How long all of them may take.
 const ALL_DEADLINE: Duration = Duration::from_secs(240);
 
@@ -43,17 +52,16 @@ async fn poison(bench: &Bench, budget: &Budget, mut dice: Rng, place: Place<'_>)
     let world = World::new().await;
     let setup = place.used_by(world.setup(bench)).env("CONCURRENCY", "4");
     let mut service = setup.env("LOG_LEVEL", "info").start().await;
-    let bodies: Vec<_> = (0..bad).map(|number| body(number, &mut dice)).collect();
-    place.plant(&mut service, &bodies).await;
-    let mut builds = Vec::new();
-    for _ in 0..good {
-        builds.push(world.push(&service, world.commit(0)).await);
-    }
-    let mut tally = Tally::default();
-    let (half, all) = builds.split_at(good / 2);
-    end(&world, half).await;
+    let mut builds = push(&world, &service, WARM_UP).await;
+    end(&world, &builds).await;
     let rss_before_kib = service.rss_kib();
-    end(&world, all).await;
+    let bodies: Vec<_> = (0..bad).map(|number| body(number, &mut dice)).collect();
+    for bodies in bodies.chunks(bad.div_ceil(good)) {
+        place.plant(&service, bodies).await;
+        builds.extend(push(&world, &service, 1).await);
+    }
+    end(&world, &builds).await;
+    let mut tally = Tally::default();
     if timeout(ALL_DEADLINE, place.holds_only_dead(&service, bad))
         .await
         .is_err()
@@ -70,11 +78,40 @@ async fn poison(bench: &Bench, budget: &Budget, mut dice: Rng, place: Place<'_>)
     let engine = bench.engine.connect().await;
     Tally::nothing_is_left(&engine, &builds).await;
     service.stop(DEADLINE).await;
-    for build in &builds {
-        tally.judge(&world, &bench.hooks, &service, build);
+    let receives = place.receives_of_dead(&service).await;
+    let too_often = receives
+        .iter()
+        .filter(|count| **count > RECEIVES_OF_DEAD_MAX);
+    let too_often = too_often.count();
+    if too_often > 0 {
+        tally.problem(format!("{too_often} messages were received too often"));
     }
-    let did = format!("{bad} poison messages among {good} good, RSS +{grown_kib} KiB");
-    Seen::of(did, tally)
+    let received = received_from_queue(&service);
+    if received != bad * RECEIVES_MAX as usize {
+        tally.problem(format!("poison was received {received} times"));
+    }
+    for build in &builds {
+        let log = log(&service, &build.id);
+        tally.judge(&world, &bench.hooks, build, &log, Bar::RESULT);
+    }
+    let did = format!("poison messages among {good} good");
+    let mut seen = Seen::of(receives.len(), bad, did, tally);
+    seen.saw = format!("{}, RSS +{grown_kib} KiB", seen.saw);
+    seen
+}
+
+/// How often the service says that it received a message which it cannot read.
+fn received_from_queue(service: &OneBox) -> usize {
+    let is_it = |line: &&str| line.contains("cannot read a message") && line.contains("Queue");
+    service.log().lines().filter(is_it).count()
+}
+
+async fn push(world: &World, service: &OneBox, count: usize) -> Vec<Build> {
+    let mut builds = Vec::new();
+    for _ in 0..count {
+        builds.push(world.push(service, world.commit(0)).await);
+    }
+    builds
 }
 
 async fn end(world: &World, builds: &[Build]) {
@@ -105,13 +142,9 @@ impl Place<'_> {
         }
     }
 
-    async fn plant(&self, service: &mut OneBox, bodies: &[String]) {
+    async fn plant(&self, service: &OneBox, bodies: &[String]) {
         match self {
-            Self::Local => {
-                service.kill();
-                insert(service, bodies);
-                service.start_again().await;
-            }
+            Self::Local => insert(service, bodies),
             Self::Sqs(aws, queues) => {
                 for ten in bodies.chunks(10) {
                     let entry = |(id, body)| json!({ "Id": format!("{id}"), "MessageBody": body });
@@ -128,6 +161,24 @@ impl Place<'_> {
         let mut look = interval(LOOK_INTERVAL);
         while self.count(service).await != [0, dead as u64] {
             look.tick().await;
+        }
+    }
+
+    /// How often each dead letter was received, by a service that has ended.
+    async fn receives_of_dead(&self, service: &OneBox) -> Vec<u32> {
+        match self {
+            Self::Local => {
+                let queue = queue(service);
+                let receives = queue.prepare("SELECT receives FROM message WHERE dead = 1");
+                let mut receives = receives.expect("the table is known");
+                let receives = receives.query_map([], |row| row.get(0));
+                let receives = receives.and_then(Iterator::collect);
+                receives.expect("all of them are numbers")
+            }
+            Self::Sqs(aws, queues) => {
+                aws.advance_clock("poison", 2 * DEAD_LETTER_HIDDEN).await;
+                receives(aws, &queues.dead_letters_url).await
+            }
         }
     }
 
@@ -150,18 +201,40 @@ impl Place<'_> {
     }
 }
 
+/// How often each message was received, before this.
+async fn receives(aws: &Aws, queue_url: &str) -> Vec<u32> {
+    let asked = json!({
+        "QueueUrl": queue_url,
+        "MaxNumberOfMessages": 10,
+        "VisibilityTimeout": DEAD_LETTER_HIDDEN.as_secs(),
+        "AttributeNames": ["ApproximateReceiveCount"],
+    });
+    let mut receives = Vec::new();
+    loop {
+        let received = aws.sqs("ReceiveMessage", asked.clone()).await;
+        let Some(messages) = received["Messages"].as_array() else {
+            return receives;
+        };
+        receives.extend(messages.iter().map(|message| {
+            let count = message["Attributes"]["ApproximateReceiveCount"].as_str();
+            let count = count.and_then(|count| count.parse::<u32>().ok());
+            count.expect("a number") - 1
+        }));
+    }
+}
+
 /// As a handler of another version might have stored them.
 fn insert(service: &OneBox, bodies: &[String]) {
     let mut queue = queue(service);
-    let together = queue.transaction().expect("nobody else writes");
-    for (number, body) in bodies.iter().enumerate() {
-        let build = format!("poison-{number}");
+    let together = queue.transaction().expect("the service lets others write");
+    for body in bodies {
+        let build = Uuid::new_v4().to_string();
         let insert = "INSERT INTO message (build, body) VALUES (?1, ?2)";
         together
             .execute(insert, [&build, body])
             .expect("the table is known");
     }
-    together.commit().expect("nobody else writes");
+    together.commit().expect("the disk has room");
 }
 
 fn queue(service: &OneBox) -> Connection {

@@ -1,13 +1,14 @@
 //! The power goes off: what was not asked to reach the disk is gone.
 
 use fastrand::Rng;
-use harness::SmallDisk;
-use rusqlite::Connection;
+use harness::{OneBox, SmallDisk};
 
 use crate::hooks::{Hooks, Mark};
+use crate::judge::{Bar, Tally};
+use crate::noted::{builds, ended_and_not_settled};
 use crate::plan::Budget;
 use crate::row::Seen;
-use crate::world::{Bench, Build, DEADLINE, Tally, World};
+use crate::world::{Bench, Build, DEADLINE, World, log};
 
 /// What had been done when the power went off, and must be known when it is back.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +18,8 @@ enum Deed {
     Told,
 }
 
-/// Each thing that was done to the outside is on the disk before.
+/// Each thing that was done to the outside is on the disk before, and the service goes on with what
+/// is on the disk. The engine, which is on another machine, keeps its power.
 pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
     let mut deeds = [Deed::Accepted, Deed::HookBegan, Deed::Told].repeat(budget.times(10));
     dice.shuffle(&mut deeds);
@@ -26,7 +28,8 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
     let data_dir = disk.path().display().to_string();
     let setup = world.setup(bench).env("DATA_DIR", data_dir);
     let mut service = setup.env("DISK_FREE_MIN", "0").start().await;
-    let (mut builds, mut problems) = (Vec::new(), Vec::new());
+    let (mut survivors, mut tally) = (Vec::new(), Tally::default());
+    let mut cuts = 0;
     for deed in &deeds {
         if budget.is_spent() {
             break;
@@ -36,22 +39,32 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
         let build = world.push(&service, commit).await;
         deed.is_done(&world, &bench.hooks, &build).await;
         service.kill();
-        if !deed.is_known_to(&disk.after_power_cut(), &build) {
-            problems.push(format!("{}: {deed:?} is not on the disk", build.id));
-        }
+        disk.lose_power();
+        cuts += 1;
+        let is_known = deed.is_known_to(&service, &build);
+        let may_be_told_again = ended_and_not_settled(&service).contains(&build.id);
         service.start_again().await;
         bench.hooks.release(&build.commit.sha);
-        world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
-        builds.push(build);
+        if is_known {
+            world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
+            // The next cut may take it.
+            let log = log(&service, &build.id);
+            let bar = deed.bar().or_told_again(may_be_told_again);
+            survivors.push((build, log, bar));
+        } else {
+            service.leave_unfinished();
+            tally.problem(format!("{}: {deed:?} is not on the disk", build.id));
+        }
     }
     let engine = bench.engine.connect().await;
-    Tally::nothing_is_left(&engine, &builds).await;
-    service.stop(DEADLINE).await;
-    Seen {
-        did: format!("{} of {} power cuts", builds.len(), deeds.len()),
-        saw: format!("{} were on the disk", builds.len() - problems.len()),
-        problems,
+    for (build, ..) in &survivors {
+        Tally::nothing_is_left(&engine, std::slice::from_ref(build)).await;
     }
+    service.stop(DEADLINE).await;
+    for (build, log, bar) in &survivors {
+        tally.judge(&world, &bench.hooks, build, log, *bar);
+    }
+    Seen::of(cuts, deeds.len(), "power cuts", tally)
 }
 
 impl Deed {
@@ -68,21 +81,24 @@ impl Deed {
         }
     }
 
-    fn is_known_to(self, disk: &SmallDisk, build: &Build) -> bool {
+    /// The log of a build that has just ended is not asked to reach the disk. While the build is under
+    /// way the engine has it.
+    fn bar(self) -> Bar {
+        match self {
+            Self::Accepted | Self::HookBegan => Bar::RESULT,
+            Self::Told => Bar::RESULT.without_end_of_log(),
+        }
+    }
+
+    fn is_known_to(self, service: &OneBox, build: &Build) -> bool {
         let (database, statement) = match self {
-            Self::Accepted => ("queue.db", "SELECT 1 FROM message WHERE build = ?1"),
+            Self::Accepted => ("queue.db", "SELECT build FROM message"),
             Self::HookBegan => (
                 "builds.db",
-                "SELECT 1 FROM builds WHERE id = ?1 AND hook_started_ms > 0",
+                "SELECT id FROM builds WHERE hook_started_ms > 0",
             ),
-            Self::Told => (
-                "builds.db",
-                "SELECT 1 FROM builds WHERE id = ?1 AND finished_ms > 0",
-            ),
+            Self::Told => ("builds.db", "SELECT id FROM builds WHERE finished_ms > 0"),
         };
-        let database = Connection::open(disk.path().join(database));
-        let database = database.expect("SQLite opens what a power cut leaves");
-        let found = database.prepare(statement);
-        found.is_ok_and(|mut found| found.exists([&build.id]).unwrap_or(false))
+        builds(service, database, statement).contains(&build.id)
     }
 }

@@ -21,38 +21,35 @@ impl SmallDisk {
     /// # Panics
     /// When this process may not mount.
     pub fn mount() -> Self {
-        let disk = Self::not_mounted();
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let disk = Self { directory };
+        fs::create_dir(disk.path()).expect("it is our directory");
         let file = File::create(disk.image()).expect("it is our directory");
         file.set_len(SIZE_BYTES)
             .expect("a sparse file takes no room");
         let made = ["-q", "-F", "-m", "0", "-N", "2048"];
         run(Command::new("mkfs.ext4").args(made).arg(disk.image()));
-        disk.mounted()
-    }
-
-    /// What would be found on it if the power went off now. What a program wrote and nobody has
-    /// asked to reach the disk is in the kernel's memory, not in the file that stands for the disk.
-    ///
-    /// # Panics
-    /// When that is no file system any more.
-    pub fn after_power_cut(&self) -> Self {
-        let copy = Self::not_mounted();
-        let images = [self.image(), copy.image()];
-        run(Command::new("cp").arg("--sparse=always").args(images));
-        copy.mounted()
-    }
-
-    fn not_mounted() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let disk = Self { directory };
-        fs::create_dir(disk.path()).expect("it is our directory");
+        disk.mount_image();
         disk
     }
 
-    fn mounted(self) -> Self {
+    /// Cuts its power: what a program wrote and nobody has asked to reach the disk was in the kernel's
+    /// memory, not in the file that stands for the disk, and is gone.
+    ///
+    /// # Panics
+    /// When somebody still has a file open on it, or it is no file system any more.
+    pub fn lose_power(&self) {
+        let left = self.directory.path().join("left");
+        let copied = [&self.image(), &left];
+        run(Command::new("cp").arg("--sparse=always").args(copied));
+        run(Command::new("umount").arg(self.path()));
+        fs::rename(left, self.image()).expect("both are in our directory");
+        self.mount_image();
+    }
+
+    fn mount_image(&self) {
         let mounted = [self.image(), self.path()];
         run(Command::new("mount").args(["-o", "loop"]).args(mounted));
-        self
     }
 
     fn image(&self) -> PathBuf {
@@ -85,12 +82,31 @@ impl SmallDisk {
         while ballast.write_all(&[0; 4096]).is_ok() {}
     }
 
+    /// Fills it with empty files, until no more can be made: its bytes are left.
+    ///
+    /// # Panics
+    /// When that was done already.
+    pub fn fill_with_files(&self) {
+        let directory = self.many_files();
+        fs::create_dir(&directory).expect("it has inodes");
+        (0u32..)
+            .map(|number| File::create(directory.join(number.to_string())))
+            .take_while(Result::is_ok)
+            .for_each(drop);
+    }
+
     /// Takes away what filled it.
     ///
     /// # Panics
     /// When nothing did.
     pub fn free(&self) {
-        fs::remove_file(self.ballast()).expect("it was filled");
+        let file = fs::remove_file(self.ballast());
+        let files = fs::remove_dir_all(self.many_files());
+        assert!(file.is_ok() || files.is_ok(), "it was not filled");
+    }
+
+    fn many_files(&self) -> PathBuf {
+        self.path().join("many-files")
     }
 
     fn ballast(&self) -> PathBuf {

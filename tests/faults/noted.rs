@@ -1,0 +1,38 @@
+//! What a service that was killed had noted of the builds that it was about to tell of: what it
+//! had not noted as told, the next one tells again.
+
+use std::collections::HashSet;
+
+use harness::OneBox;
+use rusqlite::{Connection, OpenFlags};
+
+/// The builds that have ended and whose message is not settled: it comes back, and their result is
+/// told once more.
+pub(crate) fn ended_and_not_settled(killed: &OneBox) -> HashSet<String> {
+    let ended = "SELECT id FROM builds WHERE finished_ms > 0";
+    let ended: HashSet<_> = builds(killed, "builds.db", ended).into_iter().collect();
+    let queued = queued(killed).into_iter();
+    queued.filter(|build| ended.contains(build)).collect()
+}
+
+/// The builds whose mail may have left, and stands there as one to be sent.
+pub(crate) fn mails_on_their_way(killed: &OneBox) -> HashSet<String> {
+    let begun = "SELECT build_id FROM outbox WHERE kind = 'mail' AND attempts > 0";
+    builds(killed, "builds.db", begun).into_iter().collect()
+}
+
+/// The builds whose messages are in the queue.
+pub(crate) fn queued(killed: &OneBox) -> Vec<String> {
+    builds(killed, "queue.db", "SELECT build FROM message")
+}
+
+/// The builds that a statement finds in one of the databases. It only looks: what recovers the database is the next process.
+pub(crate) fn builds(killed: &OneBox, database: &str, statement: &str) -> Vec<String> {
+    let path = killed.data_dir().join(database);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = Connection::open_with_flags(path, flags).expect("the service has made it");
+    let mut statement = database.prepare(statement).expect("its tables are known");
+    let builds = statement.query_map([], |row| row.get(0));
+    let builds = builds.and_then(Iterator::collect);
+    builds.expect("all of them are text")
+}
