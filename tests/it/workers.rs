@@ -10,7 +10,7 @@ use harness::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate, told};
+use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate, project, told};
 use crate::sqs::Sqs;
 
 /// Longer than a worker ever holds a message without prolonging that.
@@ -278,6 +278,10 @@ async fn of_two_workers_that_announce_a_build_at_once_one_builds_it() {
     let mut logs = [log(&one, &build), log(&other, &build)];
     logs.sort();
     assert_eq!(logs, ["", "ran\n"]);
+    let project = project(&build);
+    for engine in [&world.fixture.engine, &engine.connect().await] {
+        engine.assert_nothing_left(&build, &project, DEADLINE).await;
+    }
     world.ends(one, &expected).await;
     world.ends(other, &expected).await;
 }

@@ -29,6 +29,16 @@ pub(crate) async fn remove(engine: &Engine, build: BuildId) -> Result<(), Engine
     engine.remove_volume(&container::volume_name(build)).await
 }
 
+/// Removes what was prepared for a build that is another worker's. If that worker uses this engine, its
+/// hook is in no danger: what runs stays, and so does a checkout that a container has mounted.
+///
+/// # Errors
+/// The engine does not answer, or refuses because something is in use.
+pub(crate) async fn remove_unused(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
+    engine.remove_idle_container(&build.to_string()).await?;
+    engine.remove_volume(&container::volume_name(build)).await
+}
+
 async fn remove_compose_project(engine: &Engine, project: &str) -> Result<(), EngineError> {
     let label = format!("{COMPOSE_PROJECT_LABEL}={project}");
     let (containers, networks, volumes, images) = tokio::try_join!(

@@ -103,6 +103,10 @@ impl Deliveries {
         };
         let settled = match verdict {
             Ok(Verdict::Settle) => settle(lease).await,
+            Ok(Verdict::Leave) => {
+                settle(lease).await;
+                return self.note(build, self.job.records.let_go(build)).await;
+            }
             Ok(Verdict::GiveBack(delay)) => return self.give_back(build, lease, delay).await,
             Err(error) => {
                 tracing::error!(%build, %error, "cannot keep records");

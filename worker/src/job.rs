@@ -54,6 +54,8 @@ pub struct Receipt {
 pub enum Verdict {
     /// It is done with: what it leads to is stored, and what it made can be removed.
     Settle,
+    /// It is done with, because the build is another worker's.
+    Leave,
     /// It is to be received again, after this time.
     GiveBack(Duration),
 }
@@ -337,7 +339,10 @@ impl Job {
         let id = build.request.id;
         tracing::info!(build = %id, ?again_in, "another worker has begun it; left alone");
         self.records.leave(id).await?;
-        Ok(again_in.map_or(Verdict::Settle, Verdict::GiveBack))
+        if let Err(error) = cleanup::remove_unused(&self.builder.engine, id).await {
+            tracing::warn!(build = %id, %error, "cannot clean up");
+        }
+        Ok(again_in.map_or(Verdict::Leave, Verdict::GiveBack))
     }
 
     /// Stores the outcome together with the reports that it owes.
