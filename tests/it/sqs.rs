@@ -43,7 +43,7 @@ impl Sqs {
     }
 
     /// Sends what no handler would send there.
-    async fn plant_dead_letter(&self, body: &str) {
+    pub(crate) async fn plant_dead_letter(&self, body: &str) {
         let message = json!({ "QueueUrl": self.queues.dead_letters_url, "MessageBody": body });
         self.aws.sqs("SendMessage", message).await;
     }

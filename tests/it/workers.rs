@@ -7,10 +7,10 @@ use harness::{
     Endpoint, Fault, FaultProxy, NetworkFault, OneBox, PrivateEngine, Request, Setup, Upstream,
     docker,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate, project, told};
+use crate::fixture::{DEADLINE, Fixture, GATE, REPO, at_gate, log, open_gate, project, told};
 use crate::sqs::Sqs;
 
 /// Longer than a worker ever holds a message without prolonging that.
@@ -95,6 +95,10 @@ impl World {
 
 fn lists_statuses(request: &Request) -> bool {
     request.method == "GET" && request.path.ends_with("/statuses")
+}
+
+fn posts_status(request: &Request) -> bool {
+    request.method == "POST"
 }
 
 fn fetches_tarball(request: &Request) -> bool {
@@ -283,6 +287,64 @@ async fn of_two_workers_that_announce_a_build_at_once_one_builds_it() {
         engine.assert_nothing_left(&build, &project, DEADLINE).await;
     }
     world.ends(one, &expected).await;
+    world.ends(other, &expected).await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_a_build_that_another_worker_has_ended_contradicts_nothing() {
+    let world = World::new().await;
+    let mut one = world.here("true").start().await;
+    let build = world.fixture.push(&one).await;
+    world.told().await;
+    one.stop(DEADLINE).await;
+
+    let sha = &world.fixture.sha;
+    let letter = json!({
+        "version": "1",
+        "id": build,
+        "repo": REPO,
+        "revision": { "commit": sha },
+    });
+    world.sqs.plant_dead_letter(&letter.to_string()).await;
+    let other = world.here("true").start().await;
+    other.wait_for_log(LEFT_ALONE, DEADLINE).await;
+    world
+        .ends(other, &["Pending: building", "Success: passed in …"])
+        .await;
+}
+
+#[tokio::test]
+async fn an_end_that_comes_after_another_worker_has_told_one_is_kept_from_the_commit() {
+    let world = World::new().await;
+    let github = &world.fixture.github;
+    let way = FaultProxy::to(Upstream::Tcp(world.sqs.address())).await;
+    let worker = world.here(GATE).env("AWS_ENDPOINT_URL", way.url());
+    let mut late = worker.start().await;
+    let build = world.begun(&late).await;
+    // It can neither tell the end nor let go of the message, and dies.
+    way.fail(NetworkFault::BlackHole);
+    github.fail_next(Endpoint::PostStatus, 1, Fault::Hang);
+    open_gate(&build).await;
+    github.wait_for_requests(2, posts_status, DEADLINE).await;
+    late.kill();
+
+    let engine = PrivateEngine::start().await;
+    let other = world.on(&engine, "true").start().await;
+    world.inherited_by(&other).await;
+    let expected = ["Pending: building", INTERRUPTED];
+    assert_eq!(world.told().await, expected);
+    let looks = github
+        .requests()
+        .iter()
+        .filter(|one| lists_statuses(one))
+        .count();
+    late.start_again().await;
+    github
+        .wait_for_requests(looks + 1, lists_statuses, DEADLINE)
+        .await;
+    late.stop(DEADLINE).await;
+    docker(&["rm", "--force", "--volumes", &build]).await;
+    docker(&["volume", "rm", &format!("compose-ci-{build}")]).await;
     world.ends(other, &expected).await;
 }
 
