@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use crate::hold::LEASE;
 use crate::outcome::Obstacle;
-use crate::record::{RecordError, Records};
+use crate::record::{RecordError, Records, Report};
 
 /// What ends a build whose hook another worker has started, or may have.
 const INTERRUPTED: &str =
@@ -284,6 +284,8 @@ impl Claim<'_> {
     async fn announce(&self) -> Result<(), GithubError> {
         let (repo, commit) = (&self.request.repo, self.commit);
         let announcement = self.announcement();
+        let records = &self.claims.records;
+        records.wait_until_released(Report::Status).await;
         let maybe_posted = AtomicBool::new(false);
         let post = || {
             let maybe_posted = maybe_posted.swap(true, Ordering::Relaxed);
