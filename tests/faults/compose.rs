@@ -15,11 +15,11 @@ const PROJECT_LABEL: &str = "com.docker.compose.project";
 
 /// Makes a network, a volume and a container that runs until it is removed.
 ///
-/// # Panics
-/// When the engine refuses.
-pub(crate) async fn up(engine: &Engine, build: &Build) {
+/// # Errors
+/// Somebody has removed one of them meanwhile, in spite of the hook that runs.
+pub(crate) async fn up(engine: &Engine, build: &Build) -> Result<(), String> {
     let made = make(engine.docker(), &build.project()).await;
-    made.expect("the engine makes what compose asks for");
+    made.map_err(|error| format!("{}: compose up: {error}", build.id))
 }
 
 async fn make(docker: &Docker, project: &str) -> Result<(), Error> {

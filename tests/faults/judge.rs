@@ -75,6 +75,7 @@ impl Bar {
 /// What became of the builds of a row.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    judged: usize,
     /// The hook's own result was told.
     pub(crate) told: usize,
     /// An error was told.
@@ -89,7 +90,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn builds(&self) -> usize {
-        self.told + self.errors.len() + self.problems.len()
+        self.judged
     }
 
     pub(crate) fn problem(&mut self, problem: impl Into<String>) {
@@ -148,6 +149,7 @@ impl Tally {
 
     /// Takes up what another one has counted.
     pub(crate) fn add(&mut self, other: Self) {
+        self.judged += other.judged;
         self.told += other.told;
         self.errors.extend(other.errors);
         self.cut += other.cut;

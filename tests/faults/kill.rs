@@ -75,7 +75,7 @@ async fn kill_at_each(
     let events = EngineEvents::of(engine);
     let sink = SmtpSink::start(SinkOptions::default()).await;
     let mut service = by_mail(world.setup(bench), sink.address()).start().await;
-    let mut killed = Vec::new();
+    let (mut killed, mut tally) = (Vec::new(), Tally::default());
     for (_, point) in points {
         if budget.is_spent() {
             break;
@@ -100,11 +100,13 @@ async fn kill_at_each(
             kill_and_start_again(&mut service, &build).await
         };
         let compose = async {
-            if composes {
-                compose_up(bench, engine, &build, *point).await;
+            match composes {
+                true => compose_up(bench, engine, &build, *point).await,
+                false => Ok(()),
             }
         };
-        let ((told, mailed), ()) = join!(kill, compose);
+        let ((told, mailed), composed) = join!(kill, compose);
+        tally.problems.extend(composed.err());
         bench.hooks.release(&build.commit.sha);
         world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
         killed.push(Killed {
@@ -113,7 +115,8 @@ async fn kill_at_each(
             may_be_mailed_again: mailed,
         });
     }
-    judge_killed(bench, engine, &world, &sink, service, &killed).await
+    tally.add(judge_killed(bench, engine, &world, &sink, service, &killed).await);
+    tally
 }
 
 /// Tells whether the next process may post this build's result again, and send its mail again.
@@ -127,13 +130,19 @@ async fn kill_and_start_again(service: &mut OneBox, build: &Build) -> (bool, boo
 
 /// Lets the hook go on once it has made what compose makes, unless the process is to be killed
 /// before.
-async fn compose_up(bench: &Bench, engine: &Engine, build: &Build, point: Point) {
+async fn compose_up(
+    bench: &Bench,
+    engine: &Engine,
+    build: &Build,
+    point: Point,
+) -> Result<(), String> {
     let sha = &build.commit.sha;
     bench.hooks.wait_for(sha, Mark::Halfway, DEADLINE).await;
-    compose::up(engine, build).await;
+    let made = compose::up(engine, build).await;
     if !point.is_while_hook_runs() {
         bench.hooks.release(sha);
     }
+    made
 }
 
 async fn judge_killed(
