@@ -11,7 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// What a lease is extended to. A worker may be cut off from its queue, or be restarted, for nearly
-/// that long without harm; and for so long a build waits whose worker is lost with its host.
+/// that long without harm; and a build whose worker is lost with its host waits for twice as long.
 pub(crate) const LEASE: Duration = Duration::from_secs(5 * 60);
 /// So many heartbeats fit into what is left of a lease.
 const HEARTBEATS: u32 = 4;
