@@ -9,7 +9,7 @@
 //! status has announced the build as well, and no two of them contradict each other.
 //!
 //! That a build was announced does not tell whether who did it is still at work. The queue does: a
-//! worker holds on to its message for as long, and [stops](crate::hold) before that hold ends.
+//! worker holds on to its message for as long, and stops before that hold ends.
 //!
 //! - Who comes with **another message** of the build, because GitHub delivered the push twice, leaves
 //!   it alone. Whoever holds the first message reports, or inherits.
