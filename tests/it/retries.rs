@@ -94,6 +94,25 @@ async fn retry_after_is_honoured_and_none_at_all_is_no_invitation() {
 }
 
 #[tokio::test]
+async fn while_github_limits_us_the_pending_status_of_another_build_waits_and_the_build_does_not() {
+    let mut fixture = Fixture::plain().await;
+    let mut service = fixture.setup(GATE).start().await;
+    service.leave_unfinished();
+    let first = announced(&fixture, &service).await;
+    let limit = Fault::secondary_limit(3000);
+    fixture.github.fail_next(Endpoint::PostStatus, 1, limit);
+    open_gate(&first).await;
+    service.wait_for_log("cannot report yet", DEADLINE).await;
+
+    fixture.commit("another", "file");
+    let second = fixture.push(&service).await;
+    at_gate(&fixture.engine, &second).await;
+    open_gate(&second).await;
+    fixture.assert_nothing_left(&second).await;
+    assert_eq!(posts(&fixture.github), 2, "the limit was met once");
+}
+
+#[tokio::test]
 async fn a_final_status_whose_answer_was_lost_is_not_posted_again() {
     let met = final_status_meets(Fault::LoseAnswer).await;
     met.built.assert_passed();
