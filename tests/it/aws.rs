@@ -3,6 +3,11 @@
 //! The emulator runs no functions: the real ones run on the harness's Lambda, with the variables
 //! that the stack's functions have. And it enforces no policies: a test reads them.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a program is started as an operator would"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};

@@ -1,5 +1,10 @@
 //! Where no worker looks for missed pushes, a scheduled function has GitHub deliver them again.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a program is started as an operator would"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
