@@ -40,7 +40,7 @@ const NO_ENGINE: &str = "tcp://127.0.0.1:9";
 pub(crate) async fn killed(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
     let world = World::new().await;
     let mut service = setup(&world, bench).start().await;
-    let storm = Storm::new(budget, 10_000, PUSH_INTERVAL);
+    let storm = Storm::new(budget, 10_000, PUSH_INTERVAL, 90);
     let pushed = storm.over(&mut service, &world, &mut dice).await;
     let queued = noted::queued(&service);
     let distinct: HashSet<_> = queued.iter().cloned().collect();
@@ -62,7 +62,7 @@ pub(crate) async fn killed_before_sqs(bench: &mut Bench, budget: &Budget, mut di
     let way = FaultProxy::to(Upstream::Tcp(aws.address())).await;
     let setup = by_sqs(setup(&world, bench), &queues, &way.url());
     let mut service = setup.start().await;
-    let storm = Storm::new(budget, 2000, PUSH_TO_SQS_INTERVAL);
+    let storm = Storm::new(budget, 2000, PUSH_TO_SQS_INTERVAL, 50);
     let breaking = break_again_and_again(&way, dice.fork());
     let pushed = tokio::select! {
         pushed = storm.over(&mut service, &world, &mut dice) => pushed,
@@ -99,6 +99,8 @@ struct Storm {
     budget: Budget,
     planned: usize,
     interval: Duration,
+    /// How many pushes must be accepted in spite of it.
+    accepted_min_percent: usize,
 }
 
 /// What became of the pushes.
@@ -122,13 +124,14 @@ enum Answer {
 }
 
 impl Storm {
-    fn new(budget: &Budget, long: usize, interval: Duration) -> Self {
+    fn new(budget: &Budget, long: usize, interval: Duration, accepted_min_percent: usize) -> Self {
         let least = PUSHING_MIN.as_millis() / interval.as_millis();
         let least = usize::try_from(least).expect("a small number");
         Self {
             budget: budget.clone(),
             planned: budget.times(long).max(least),
             interval,
+            accepted_min_percent,
         }
     }
 
@@ -180,8 +183,8 @@ impl Pushed {
         if missing > 0 {
             problems.push("what was accepted is not in the queue".to_owned());
         }
-        if accepted.len() * 2 < self.answers.len() {
-            problems.push("too few pushes were accepted to tell".to_owned());
+        if accepted.len() * 100 < self.answers.len() * storm.accepted_min_percent {
+            problems.push("too few pushes were accepted".to_owned());
         }
         if self.kills == 0 {
             problems.push("nothing was killed".to_owned());

@@ -114,6 +114,7 @@ impl Tally {
             ended: hooks.count(sha, Mark::Ended),
             log,
         };
+        self.judged += 1;
         let judged = evidence
             .judge(bar)
             .and_then(|told| match bar.is_missed_by(&told) {

@@ -11,9 +11,9 @@ use tokio::join;
 use tokio::time::sleep;
 
 use crate::compose;
-use crate::hooks::Mark;
+use crate::hooks::{Hooks, Mark};
 use crate::judge::{Bar, Tally};
-use crate::noted::{ended_and_not_settled, mails_on_their_way};
+use crate::noted::Untold;
 use crate::plan::Budget;
 use crate::points::{EngineEvents, POINTS, Point, View};
 use crate::row::Seen;
@@ -35,15 +35,6 @@ const KILLS_PER_LOST: u8 = 4;
 const HOOKS_PER_COMPOSE: u8 = 3;
 /// How long those may take at the end that were held up again and again.
 const BACKLOG_DEADLINE: Duration = Duration::from_secs(180);
-
-/// A build whose worker was killed at a point.
-struct Killed {
-    build: Build,
-    /// Its end was stored, its message not settled.
-    may_be_told_again: bool,
-    /// Its mail was on the way.
-    may_be_mailed_again: bool,
-}
 
 /// Kills at points that can be seen from outside.
 pub(crate) async fn at_points(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Seen {
@@ -71,108 +62,124 @@ async fn kill_at_each(
     budget: &Budget,
     mut dice: Rng,
 ) -> Tally {
-    let world = World::new().await;
-    let events = EngineEvents::of(engine);
-    let sink = SmtpSink::start(SinkOptions::default()).await;
-    let mut service = by_mail(world.setup(bench), sink.address()).start().await;
-    let (mut killed, mut tally) = (Vec::new(), Tally::default());
+    let mut lane = Lane::start(bench, engine).await;
     for (_, point) in points {
         if budget.is_spent() {
             break;
         }
-        let commit = world.commit(exit_code(&mut dice));
+        lane.build_and_kill(*point, &mut dice).await;
+    }
+    lane.judge().await
+}
+
+/// A service, what it depends on, and what it has built.
+struct Lane<'a> {
+    bench: &'a Bench,
+    engine: &'a Engine,
+    world: World,
+    events: EngineEvents,
+    sink: SmtpSink,
+    service: OneBox,
+    builds: Vec<Build>,
+    untold: Untold,
+    tally: Tally,
+}
+
+impl<'a> Lane<'a> {
+    async fn start(bench: &'a Bench, engine: &'a Engine) -> Self {
+        let world = World::new().await;
+        let sink = SmtpSink::start(SinkOptions::default()).await;
+        let service = by_mail(world.setup(bench), sink.address()).start().await;
+        Self {
+            bench,
+            engine,
+            world,
+            events: EngineEvents::of(engine),
+            sink,
+            service,
+            builds: Vec::new(),
+            untold: Untold::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Kills the process that has this build when the build is at this point.
+    async fn build_and_kill(&mut self, point: Point, dice: &mut Rng) {
+        let (hooks, engine) = (&self.bench.hooks, self.engine);
+        let commit = self.world.commit(exit_code(dice));
         let composes = dice.u8(..HOOKS_PER_COMPOSE) == 0;
         if composes || point.is_while_hook_runs() {
-            bench.hooks.hold(&commit.sha);
+            hooks.hold(&commit.sha);
         }
-        let build = world.push(&service, commit).await;
-        let kill = async {
-            let view = View {
-                world: &world,
-                hooks: &bench.hooks,
-                events: &events,
-                sink: &sink,
-                service: &service,
-                build: &build,
-            };
-            view.sees(*point).await;
-            sleep(Duration::from_micros(dice.u64(..AFTER_POINT_MAX_US))).await;
-            kill_and_start_again(&mut service, &build).await
-        };
+        let build = self.world.push(&self.service, commit).await;
         let compose = async {
             match composes {
-                true => compose_up(bench, engine, &build, *point).await,
+                true => compose_up(hooks, engine, &build, point).await,
                 false => Ok(()),
             }
         };
-        let ((told, mailed), composed) = join!(kill, compose);
-        tally.problems.extend(composed.err());
-        bench.hooks.release(&build.commit.sha);
-        world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
-        killed.push(Killed {
-            build,
-            may_be_told_again: told,
-            may_be_mailed_again: mailed,
-        });
+        let after_point = Duration::from_micros(dice.u64(..AFTER_POINT_MAX_US));
+        let (composed, ()) = join!(compose, self.kill(&build, point, after_point));
+        self.tally.problems.extend(composed.err());
+        let sha = &build.commit.sha;
+        hooks.release(sha);
+        self.world.github.wait_for_end(sha, DEADLINE).await;
+        self.builds.push(build);
     }
-    tally.add(judge_killed(bench, engine, &world, &sink, service, &killed).await);
-    tally
+
+    async fn kill(&mut self, build: &Build, point: Point, after_point: Duration) {
+        let view = View {
+            world: &self.world,
+            hooks: &self.bench.hooks,
+            events: &self.events,
+            sink: &self.sink,
+            service: &self.service,
+            build,
+        };
+        view.sees(point).await;
+        sleep(after_point).await;
+        self.service.kill();
+        self.untold.note(&self.service);
+        self.service.start_again().await;
+    }
+
+    /// Everything comes to rest first: what is told too much is told late.
+    async fn judge(mut self) -> Tally {
+        let (sink, mut tally) = (&self.sink, self.tally);
+        for build in &self.builds {
+            if !has_mail_of(sink, build, DEADLINE).await {
+                tally.problem(format!("{} has no mail", build.id));
+            }
+        }
+        Tally::nothing_is_left(self.engine, &self.builds).await;
+        self.service.stop(DEADLINE).await;
+        for build in &self.builds {
+            let bar = Bar::RESULT.or_told_again(self.untold.has_result_of(build));
+            let log = log(&self.service, &build.id);
+            tally.judge(&self.world, &self.bench.hooks, build, &log, bar);
+            let mails = mails_of(sink, build);
+            if mails > 1 + usize::from(self.untold.has_mail_of(build)) {
+                tally.problem(format!("{} has {mails} mails", build.id));
+            }
+        }
+        tally
+    }
 }
 
-/// Tells whether the next process may post this build's result again, and send its mail again.
-async fn kill_and_start_again(service: &mut OneBox, build: &Build) -> (bool, bool) {
-    service.kill();
-    let told = ended_and_not_settled(service).contains(&build.id);
-    let mailed = mails_on_their_way(service).contains(&build.id);
-    service.start_again().await;
-    (told, mailed)
-}
-
-/// Lets the hook go on once it has made what compose makes, unless the process is to be killed
-/// before.
+/// Lets a hook go on once it has made what compose makes, unless the process is to be killed before.
 async fn compose_up(
-    bench: &Bench,
+    hooks: &Hooks,
     engine: &Engine,
     build: &Build,
     point: Point,
 ) -> Result<(), String> {
     let sha = &build.commit.sha;
-    bench.hooks.wait_for(sha, Mark::Halfway, DEADLINE).await;
+    hooks.wait_for(sha, Mark::Halfway, DEADLINE).await;
     let made = compose::up(engine, build).await;
     if !point.is_while_hook_runs() {
-        bench.hooks.release(sha);
+        hooks.release(sha);
     }
     made
-}
-
-async fn judge_killed(
-    bench: &Bench,
-    engine: &Engine,
-    world: &World,
-    sink: &SmtpSink,
-    mut service: OneBox,
-    killed: &[Killed],
-) -> Tally {
-    let mut tally = Tally::default();
-    for Killed { build, .. } in killed {
-        if !has_mail_of(sink, build, DEADLINE).await {
-            tally.problem(format!("{} has no mail", build.id));
-        }
-        Tally::nothing_is_left(engine, std::slice::from_ref(build)).await;
-    }
-    service.stop(DEADLINE).await;
-    for one in killed {
-        let build = &one.build;
-        let bar = Bar::RESULT.or_told_again(one.may_be_told_again);
-        let log = log(&service, &build.id);
-        tally.judge(world, &bench.hooks, build, &log, bar);
-        let mails_max = 1 + usize::from(one.may_be_mailed_again);
-        let mails = mails_of(sink, build);
-        if mails > mails_max {
-            tally.problem(format!("{} has {mails} mails", build.id));
-        }
-    }
-    tally
 }
 
 /// Kills at any time, while several builds are under way.
@@ -183,7 +190,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
     let setup = world.setup(bench).env("CONCURRENCY", "4");
     let mut service = setup.start().await;
     let mut builds = Vec::new();
-    let (mut may_be_told_again, mut lost) = (HashSet::new(), HashSet::new());
+    let (mut untold, mut lost) = (Untold::default(), HashSet::new());
     let mut kills = 0;
     while kills < planned && !budget.is_spent() {
         let under_way = builds
@@ -196,7 +203,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
         }
         sleep(Duration::from_millis(dice.u64(..LIFE_MAX_MS))).await;
         service.kill();
-        may_be_told_again.extend(ended_and_not_settled(&service));
+        untold.note(&service);
         if dice.u8(..KILLS_PER_LOST) == 0 {
             lost.extend(lose_a_container(&world, &engine, &builds).await);
         }
@@ -217,7 +224,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
             // Whose worker was killed three times before the hook began.
             false => Bar::RESULT.or_error("gave up"),
         };
-        let bar = bar.or_told_again(may_be_told_again.contains(&build.id));
+        let bar = bar.or_told_again(untold.has_result_of(build));
         let log = log(&service, &build.id);
         tally.judge(&world, &bench.hooks, build, &log, bar);
     }

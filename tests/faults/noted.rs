@@ -6,19 +6,37 @@ use std::collections::HashSet;
 use harness::OneBox;
 use rusqlite::{Connection, OpenFlags};
 
-/// The builds that have ended and whose message is not settled: it comes back, and their result is
-/// told once more.
-pub(crate) fn ended_and_not_settled(killed: &OneBox) -> HashSet<String> {
-    let ended = "SELECT id FROM builds WHERE finished_ms > 0";
-    let ended: HashSet<_> = builds(killed, "builds.db", ended).into_iter().collect();
-    let queued = queued(killed).into_iter();
-    queued.filter(|build| ended.contains(build)).collect()
+use crate::world::Build;
+
+/// What killed processes had not noted as told.
+#[derive(Debug, Default)]
+pub(crate) struct Untold {
+    results: HashSet<String>,
+    mails: HashSet<String>,
 }
 
-/// The builds whose mail may have left, and stands there as one to be sent.
-pub(crate) fn mails_on_their_way(killed: &OneBox) -> HashSet<String> {
-    let begun = "SELECT build_id FROM outbox WHERE kind = 'mail' AND attempts > 0";
-    builds(killed, "builds.db", begun).into_iter().collect()
+impl Untold {
+    /// Looks at the data of a service that was just killed.
+    pub(crate) fn note(&mut self, killed: &OneBox) {
+        let ended = "SELECT id FROM builds WHERE finished_ms > 0";
+        let ended: HashSet<_> = builds(killed, "builds.db", ended).into_iter().collect();
+        let queued = queued(killed).into_iter();
+        self.results
+            .extend(queued.filter(|build| ended.contains(build)));
+        let mails = "SELECT build_id FROM outbox WHERE kind = 'mail' AND attempts > 0";
+        self.mails.extend(builds(killed, "builds.db", mails));
+    }
+
+    /// Whether a build had ended and its message was not settled: it comes back, and the result is
+    /// told once more.
+    pub(crate) fn has_result_of(&self, build: &Build) -> bool {
+        self.results.contains(&build.id)
+    }
+
+    /// Whether a build's mail may have left, and stood there as one to be sent.
+    pub(crate) fn has_mail_of(&self, build: &Build) -> bool {
+        self.mails.contains(&build.id)
+    }
 }
 
 /// The builds whose messages are in the queue.

@@ -5,7 +5,7 @@ use harness::{OneBox, SmallDisk};
 
 use crate::hooks::{Hooks, Mark};
 use crate::judge::{Bar, Tally};
-use crate::noted::{builds, ended_and_not_settled};
+use crate::noted::{Untold, builds};
 use crate::plan::Budget;
 use crate::row::Seen;
 use crate::world::{Bench, Build, DEADLINE, World, log};
@@ -29,7 +29,7 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
     let setup = world.setup(bench).env("DATA_DIR", data_dir);
     let mut service = setup.env("DISK_FREE_MIN", "0").start().await;
     let (mut survivors, mut tally) = (Vec::new(), Tally::default());
-    let mut cuts = 0;
+    let (mut cuts, mut untold) = (0, Untold::default());
     for deed in &deeds {
         if budget.is_spent() {
             break;
@@ -42,27 +42,25 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
         disk.lose_power();
         cuts += 1;
         let is_known = deed.is_known_to(&service, &build);
-        let may_be_told_again = ended_and_not_settled(&service).contains(&build.id);
+        untold.note(&service);
         service.start_again().await;
         bench.hooks.release(&build.commit.sha);
         if is_known {
             world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
-            // The next cut may take it.
-            let log = log(&service, &build.id);
-            let bar = deed.bar().or_told_again(may_be_told_again);
-            survivors.push((build, log, bar));
+            survivors.push(build);
         } else {
             service.leave_unfinished();
             tally.problem(format!("{}: {deed:?} is not on the disk", build.id));
         }
     }
     let engine = bench.engine.connect().await;
-    for (build, ..) in &survivors {
-        Tally::nothing_is_left(&engine, std::slice::from_ref(build)).await;
-    }
+    Tally::nothing_is_left(&engine, &survivors).await;
     service.stop(DEADLINE).await;
-    for (build, log, bar) in &survivors {
-        tally.judge(&world, &bench.hooks, build, log, *bar);
+    // Their logs have outlived the cuts that came after them, too.
+    for build in &survivors {
+        let log = log(&service, &build.id);
+        let bar = Bar::RESULT.or_told_again(untold.has_result_of(build));
+        tally.judge(&world, &bench.hooks, build, &log, bar);
     }
     Seen::of(cuts, deeds.len(), "power cuts", tally)
 }
@@ -78,15 +76,6 @@ impl Deed {
                 hooks.release(sha);
                 world.github.wait_for_end(sha, DEADLINE).await;
             }
-        }
-    }
-
-    /// The log of a build that has just ended is not asked to reach the disk. While the build is under
-    /// way the engine has it.
-    fn bar(self) -> Bar {
-        match self {
-            Self::Accepted | Self::HookBegan => Bar::RESULT,
-            Self::Told => Bar::RESULT.without_end_of_log(),
         }
     }
 
