@@ -216,17 +216,20 @@ impl Builder {
         };
         let Made { id, checkout: dir } = made;
         self.housekeeper.check_room(&dir).await?;
-        let checkout = checkout(&self.engine, &self.github, &request.repo, commit, &id);
-        // It waits for a GitHub that is away.
+        // Both wait for a GitHub that is away.
+        let prepared = async {
+            checkout(&self.engine, &self.github, &request.repo, commit, &id).await?;
+            match claim {
+                Some(claim) => claim.stake().await,
+                None => Ok(()),
+            }
+        };
         tokio::select! {
-            checked_out = checkout => checked_out?,
+            prepared = prepared => prepared?,
             by = superseded_by.wait() => return Err(superseded(by)),
         }
         // Attached before the start, so that not a byte is missing.
         let output = Box::pin(self.engine.attach(&id).await?);
-        if let Some(claim) = claim {
-            claim.stake().await?;
-        }
         if let Some(by) = superseded_by.get() {
             return Err(superseded(by));
         }
