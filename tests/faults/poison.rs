@@ -19,7 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// So many are built before the first poison: the first ones need more memory than the next.
 const WARM_UP: usize = 10;
 /// How much the service's memory may grow from then on.
-const GROWTH_MAX_KIB: u64 = 4 << 10;
+const GROWTH_MAX_KIB: u64 = 6 << 10;
 /// A message is received so often before it becomes a dead letter, and once more to tell of that.
 const RECEIVES_MAX: u32 = 3;
 const RECEIVES_OF_DEAD_MAX: u32 = RECEIVES_MAX + 1;
