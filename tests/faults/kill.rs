@@ -28,7 +28,7 @@ const LIFE_MAX_MS: u64 = 2500;
 /// So many builds at least wait or run when a process is killed at random.
 const UNDER_WAY: usize = 8;
 /// Fewer would tell nothing of what is met seldom.
-const KILLS_MIN: usize = 20;
+const KILLS_MIN: usize = 15;
 /// At one of so many kills a container vanishes before the next start.
 const KILLS_PER_LOST: u8 = 4;
 /// One hook of so many makes what `docker compose up` makes.
