@@ -18,7 +18,8 @@ use shared::github::Github;
 use tokio::sync::SetOnce;
 
 use crate::claim::Claim;
-use crate::engine::{Engine, EngineError, Phase};
+use crate::container;
+use crate::engine::{ContainerInfo, Engine, EngineError, Phase};
 use crate::housekeeping::Housekeeper;
 use crate::mask::Secrets;
 use crate::outcome::{Obstacle, Outcome};
@@ -118,11 +119,11 @@ impl Builder {
     /// Whether the hook of a build was ever started. Where its container is gone, the record tells.
     pub(crate) async fn has_begun(&self, build: &Build) -> Begun {
         let noted = build.hook_started && !self.hook.rerun_interrupted;
-        match self.engine.inspect(&build.request.id.to_string()).await {
-            Ok(container) if container.phase == Phase::Created => Begun::No,
-            Ok(_) => Begun::Yes,
-            Err(EngineError::NotFound(_)) if noted => Begun::Yes,
-            Err(EngineError::NotFound(_)) => Begun::No,
+        match self.begun_in_container(build.request.id).await {
+            Ok(Some(true)) => Begun::Yes,
+            Ok(Some(false)) => Begun::No,
+            Ok(None) if noted => Begun::Yes,
+            Ok(None) => Begun::No,
             Err(_) => Begun::Unknown,
         }
     }
@@ -132,10 +133,27 @@ impl Builder {
     /// # Errors
     /// The engine does not tell.
     pub(crate) async fn is_begun_here(&self, build: BuildId) -> Result<bool, EngineError> {
+        Ok(self.begun_in_container(build).await? == Some(true))
+    }
+
+    /// Nothing if the build has no container on this engine.
+    async fn begun_in_container(&self, build: BuildId) -> Result<Option<bool>, EngineError> {
         match self.engine.inspect(&build.to_string()).await {
-            Ok(container) => Ok(container.phase != Phase::Created),
-            Err(EngineError::NotFound(_)) => Ok(false),
+            Ok(container) => self.ran(&container).await.map(Some),
+            Err(EngineError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the hook in a container has begun. An engine that was killed while it started a
+    /// container takes it for one that never was; the hook's mark tells.
+    async fn ran(&self, container: &ContainerInfo) -> Result<bool, EngineError> {
+        match container.phase {
+            Phase::Created => {
+                let mark = container::begin_mark();
+                self.engine.exists(&container.id, &mark).await
+            }
+            Phase::Running | Phase::Exited => Ok(true),
         }
     }
 

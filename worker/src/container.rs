@@ -24,15 +24,15 @@ pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
 pub(crate) const TARBALL_DIR: &str = "/tarball";
 /// Where the hook finds the engine.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// Where the wrapper leaves the end mark: this, a dot and the hook's exit code. Every user of
-/// every image can write there.
-const END_MARK: &str = "/tmp/.compose-ci-end";
+/// How the wrapper's marks begin: the hook's exit code follows a dot, or that it has begun. Every
+/// user of every image can write there.
+const MARK: &str = "/tmp/.compose-ci-end";
 
 /// What our own image sets for the service and no hook should see: a compose file that says
 /// `${PORT:-3000}` does not mean the service's.
 const SERVICE_DEFAULTS: [&str; 2] = ["DATA_DIR", "PORT"];
 
-/// Runs the hook and leaves the end mark (`$0` is [`END_MARK`]). It is the container's first
+/// Runs the hook between a begin mark and an end mark (`$0` is [`MARK`]). It is the container's first
 /// process, so it must pass a TERM on itself: the kernel gives the first process no default action
 /// for it, and shells do not forward signals. `wait` returns early when a signal comes, hence the
 /// loop.
@@ -40,10 +40,14 @@ const SERVICE_DEFAULTS: [&str; 2] = ["DATA_DIR", "PORT"];
 /// A hook that was asked to end has proved nothing, even if it answers 0 as many programs do: it
 /// leaves no mark, and its exit code, which an interrupted `wait` may miss, is that of TERM.
 ///
+/// The begin mark is for an engine that is killed after it has started the container and before it
+/// has noted that. A hook that can leave none, on a full disk, runs all the same.
+///
 /// Both outputs are one pipe, which keeps the order of what is written; of two the engine reads
 /// now one, now the other.
 const WRAPPER: &str = r#"
 rm -f "$0".*
+command : 2>/dev/null > "$0.begun"
 exec 2>&1
 stopped=
 trap 'stopped=1; kill -TERM -1' TERM INT
@@ -114,9 +118,7 @@ pub(crate) fn create_body(plan: &Plan<'_>, hook: &HookConfig) -> ContainerCreate
 fn entrypoint(hook: &HookConfig) -> Vec<String> {
     let log_in = hook.registry.as_ref().map_or("", |_| registry::LOG_IN);
     let script = format!("{log_in}{WRAPPER}");
-    ["/bin/sh", "-c", &script, END_MARK]
-        .map(str::to_owned)
-        .into()
+    ["/bin/sh", "-c", &script, MARK].map(str::to_owned).into()
 }
 
 fn host_config(plan: &Plan<'_>, hook: &HookConfig) -> HostConfig {
@@ -214,7 +216,12 @@ fn environment(plan: &Plan<'_>, hook: &HookConfig) -> Vec<String> {
 /// The path of the mark that a hook with this exit code leaves. The code stands in the name
 /// because the engine tells much faster whether a file exists than what is in it.
 pub(crate) fn end_mark(exit_code: i64) -> String {
-    format!("{END_MARK}.{exit_code}")
+    format!("{MARK}.{exit_code}")
+}
+
+/// The path of the mark that a hook has begun.
+pub(crate) fn begin_mark() -> String {
+    format!("{MARK}.begun")
 }
 
 fn saturating_i64(bytes: u64) -> i64 {

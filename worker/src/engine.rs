@@ -251,18 +251,24 @@ impl Engine {
     /// What a container wrote since it was made, and what it will write until it ends. The engine
     /// may let go before the end of it: see [`Engine::whole_log`].
     pub(crate) fn followed_log(&self, container: &str) -> impl Output {
-        self.logs(container, true)
+        self.logs(container, true, "all")
     }
 
     /// What a container wrote that has ended. Engine 20.10 often loses the last of it to whoever
     /// follows the log while the container ends, and tells no error.
     pub(crate) fn whole_log(&self, container: &str) -> impl Output {
-        self.logs(container, false)
+        self.logs(container, false, "all")
     }
 
-    fn logs(&self, container: &str, follow: bool) -> impl Output {
+    /// The last 64 lines that a container wrote that has ended; of a longer line 16 KiB count as one.
+    pub(crate) fn end_of_log(&self, container: &str) -> impl Output {
+        self.logs(container, false, "64")
+    }
+
+    fn logs(&self, container: &str, follow: bool, tail: &str) -> impl Output {
         let options = LogsOptionsBuilder::default()
             .follow(follow)
+            .tail(tail)
             .stdout(true)
             .stderr(true)
             .build();
@@ -316,11 +322,12 @@ impl Engine {
                 .filter_map(|mount| Some((mount.destination?.into(), mount.source?.into())))
                 .collect(),
             phase: match state.status {
-                Some(
-                    ContainerStateStatusEnum::CREATED
-                    | ContainerStateStatusEnum::REMOVING
-                    | ContainerStateStatusEnum::DEAD,
-                ) if started_at.is_none() => Phase::Created,
+                Some(ContainerStateStatusEnum::CREATED) => Phase::Created,
+                Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
+                    if started_at.is_none() =>
+                {
+                    Phase::Created
+                }
                 Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD) => {
                     Phase::Exited
                 }

@@ -6,8 +6,8 @@
 mod capped;
 mod earlier;
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -47,6 +47,21 @@ pub(crate) fn remove(data_dir: &Path, build: BuildId) -> io::Result<()> {
         none_is_fine(fs::remove_file(path))?;
     }
     Ok(())
+}
+
+/// Whether these are the last bytes of a log.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn ends_with(path: &Path, end: &[u8]) -> io::Result<bool> {
+    let mut log = File::open(path)?;
+    let Some(begins) = log.metadata()?.len().checked_sub(end.len() as u64) else {
+        return Ok(false);
+    };
+    log.seek(SeekFrom::Start(begins))?;
+    let mut last = vec![0; end.len()];
+    log.read_exact(&mut last)?;
+    Ok(last == end)
 }
 
 /// In bytes; nothing is 0.
@@ -206,6 +221,22 @@ mod tests {
         let files = fs::read_dir(directory.path()).expect("listed").count();
         assert_eq!(files, 1, "the tail's file is gone");
         fs::read_to_string(&path).expect("read")
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_compared_byte_by_byte() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "one\ntwo\n").expect("written");
+        for (end, is_end) in [
+            ("", true),
+            ("two\n", true),
+            ("one\ntwo\n", true),
+            ("one\n", false),
+            ("three\none\ntwo\n", false),
+        ] {
+            let told = ends_with(file.path(), end.as_bytes()).expect("read");
+            assert_eq!(told, is_end, "{end:?}");
+        }
     }
 
     #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt;
 use shared::build::{BuildRequest, CommitSha};
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -14,6 +16,7 @@ use crate::container;
 use crate::disk::{self, DiskFull};
 use crate::engine::{ContainerInfo, EngineError, Output, Phase};
 use crate::log::{self, Recorder};
+use crate::mask::Masker;
 use crate::outcome::{Ending, Outcome};
 
 /// A container's output may end a moment before the container does.
@@ -102,7 +105,7 @@ impl Builder {
                     return Ok(Outcome::error(full.to_string()));
                 }
                 Ok(Some(ending)) => {
-                    if from_log || cut {
+                    if from_log || cut || !self.has_end_of_log(&started.id, path).await {
                         self.complete_log(&started.id, path).await;
                     }
                     return Ok(self.outcome(ending, &started.checkout).await);
@@ -169,6 +172,23 @@ impl Builder {
             }
             heard => heard,
         })
+    }
+
+    /// Whether what was recorded ends as what the engine has: a connection that breaks off may look like
+    /// an output that ends.
+    async fn has_end_of_log(&self, name: &str, path: &Path) -> bool {
+        let mut masker = Masker::new(self.secrets.clone());
+        let mut end = Vec::new();
+        let mut output = pin!(self.engine.end_of_log(name));
+        let reading = async {
+            while let Some(chunk) = output.next().await {
+                masker.push(&chunk?, |bytes| end.extend_from_slice(bytes));
+            }
+            Ok::<(), EngineError>(())
+        };
+        let read = timeout(LOG_PATIENCE, reading).await;
+        masker.finish(|bytes| end.extend_from_slice(bytes));
+        matches!(read, Ok(Ok(()))) && log::ends_with(path, &end).unwrap_or(false)
     }
 
     /// Records once more the log that was followed while the container ran, now that the engine

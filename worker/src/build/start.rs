@@ -78,10 +78,11 @@ impl Builder {
         })
     }
 
-    /// Starts a container. Where the engine answers that it cannot, nothing of the hook has run.
+    /// Starts a container. Whatever else the engine answers than that there is none, the hook may have
+    /// begun: it may be killed at this moment.
     async fn start_hook(&self, build: BuildId, container: &str) -> Result<(), Obstacle> {
         let started = self.engine.start(container).await;
-        if !matches!(started, Ok(()) | Err(EngineError::Gone(_))) {
+        if let Err(EngineError::NotFound(_)) = started {
             self.records.hook_did_not_start(build).await?;
         }
         Ok(started?)
@@ -95,8 +96,8 @@ impl Builder {
             return Ok(());
         }
         match self.engine.inspect(&build.to_string()).await {
-            Err(EngineError::NotFound(_)) => Err(Obstacle::Permanent(
-                "interrupted: the hook was started, and its container is gone".into(),
+            Err(EngineError::NotFound(_)) => Err(interrupted(
+                "the hook was started, and its container is gone",
             )),
             found => Ok(found.map(drop)?),
         }
@@ -180,6 +181,9 @@ impl Builder {
             )));
         }
         if found.phase == Phase::Created {
+            if self.ran(&found).await? && !self.hook.rerun_interrupted {
+                return Err(interrupted("the Docker engine was killed as it began"));
+            }
             self.records.hook_did_not_start(build).await?;
             // By id and only while it does not run: another worker may start it in this moment.
             self.engine.remove_idle_container(&found.id).await?;
@@ -204,4 +208,9 @@ impl Builder {
 /// Why a hook is not started that a newer commit makes pointless.
 fn superseded(by: &CommitSha) -> Obstacle {
     Obstacle::Permanent(format!("superseded by {}", by.short()))
+}
+
+/// Why a hook is not started that may have done a part of its work.
+fn interrupted(why: &str) -> Obstacle {
+    Obstacle::Permanent(format!("interrupted: {why}"))
 }
