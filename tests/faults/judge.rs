@@ -250,6 +250,8 @@ impl Evidence<'_> {
     fn has_part_of_log(&self) -> bool {
         let told = "\n[compose-ci: the engine lost the log from about here]\n";
         let log = self.log.strip_suffix(told).unwrap_or(self.log);
+        let gap = "\n[compose-ci: the engine lost a part of the log here]\n";
+        let log = &*log.replacen(gap, "", 1);
         // What the shell says of a hook that was stopped.
         let log = log.strip_suffix("Terminated\n").unwrap_or(log);
         let whole = Hooks::whole_log();
