@@ -68,9 +68,7 @@ impl Builder {
     ) -> Result<Outcome, String> {
         let path = log::path(&self.data_dir, request.id);
         let outcome = self.follow_to_end(&path, started, superseded_by).await;
-        if let Err(error) = log::keep_longer(&path, self.hook.log_limit_bytes) {
-            tracing::warn!(build = %request.id, %error, "the log may lack its end");
-        }
+        self.keep_longer_log(&path, false);
         outcome
     }
 
@@ -105,8 +103,12 @@ impl Builder {
                     return Ok(Outcome::error(full.to_string()));
                 }
                 Ok(Some(ending)) => {
-                    if from_log || cut || !self.has_end_of_log(&started.id, path).await {
+                    if from_log || cut {
                         self.complete_log(&started.id, path).await;
+                    } else if !self.has_end_of_log(&started.id, path).await {
+                        // On a full disk the engine has less than was heard.
+                        self.complete_log(&started.id, path).await;
+                        self.keep_longer_log(path, true);
                     }
                     return Ok(self.outcome(ending, &started.checkout).await);
                 }
@@ -208,6 +210,13 @@ impl Builder {
             }
         }
         finish(recorder, name).await;
+    }
+
+    fn keep_longer_log(&self, path: &Path, end_was_seen: bool) {
+        let limit_bytes = self.hook.log_limit_bytes;
+        if let Err(error) = log::keep_longer(path, limit_bytes, end_was_seen) {
+            tracing::warn!(?path, %error, "the log may lack its end");
+        }
     }
 
     fn set_log_aside(&self, path: &Path) {

@@ -33,19 +33,22 @@ pub(crate) fn set_aside(path: &Path, limit_bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Puts back what was set aside, with a line about it, if it holds more than what was recorded
-/// since; else removes it. A log that has reached its limit holds no less than any other.
+/// Puts back what was set aside, if it holds more than what was recorded since; else removes it. A
+/// log that has reached its limit holds no less than any other. What is put back says that it is cut
+/// if its end was not seen.
 ///
 /// # Errors
 /// The file system refuses.
-pub(crate) fn keep_longer(path: &Path, limit_bytes: u64) -> io::Result<()> {
+pub(crate) fn keep_longer(path: &Path, limit_bytes: u64, end_was_seen: bool) -> io::Result<()> {
     let earlier = earlier(path);
     let recorded_bytes = size(path)?;
     if size(&earlier)? <= recorded_bytes || recorded_bytes >= limit_bytes {
         return none_is_fine(fs::remove_file(earlier));
     }
-    let mut log = OpenOptions::new().append(true).open(&earlier)?;
-    log.write_all(END_LOST)?;
+    if !end_was_seen {
+        let mut log = OpenOptions::new().append(true).open(&earlier)?;
+        log.write_all(END_LOST)?;
+    }
     fs::rename(earlier, path)
 }
 
@@ -137,6 +140,10 @@ mod tests {
     /// What is stored at last of a log of which this was stored before, and this is what the engine
     /// has, in chunks.
     fn joined(before: &str, again: &[&str]) -> String {
+        joined_if(false, before, again)
+    }
+
+    fn joined_if(end_was_seen: bool, before: &str, again: &[&str]) -> String {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("build.log");
         fs::write(&path, before).expect("written");
@@ -151,7 +158,7 @@ mod tests {
             splice.finish(&mut file).expect("written");
             file.finish().expect("written");
         }
-        keep_longer(&path, LIMIT_BYTES).expect("kept");
+        keep_longer(&path, LIMIT_BYTES, end_was_seen).expect("kept");
         let files = fs::read_dir(directory.path()).expect("listed").count();
         assert_eq!(files, 1);
         fs::read_to_string(&path).expect("read")
@@ -181,6 +188,12 @@ mod tests {
         ] {
             assert_eq!(joined(before, &again), kept, "{before} + {again:?}");
         }
+    }
+
+    #[test]
+    fn a_log_whose_end_was_seen_is_not_said_to_be_cut() {
+        assert_eq!(joined_if(true, "one two", &["one"]), "one two");
+        assert_eq!(joined_if(true, "one", &["one two"]), "one two");
     }
 
     #[test]
