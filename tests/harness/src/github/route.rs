@@ -108,43 +108,25 @@ impl Route {
             (Host::Api, "GET", ["orgs", owner, "hooks", rest @ ..]) => {
                 Self::of_hooks(decoded(owner), rest)
             }
-            (
-                Host::Api,
-                "POST",
-                [
-                    "repos",
-                    owner,
-                    name,
-                    "hooks",
-                    hook,
-                    "deliveries",
-                    delivery,
-                    "attempts",
-                ],
-            ) => Self::HookRedelivery {
-                owner: repo(owner, name),
-                hook: decoded(hook),
-                delivery: decoded(delivery),
-            },
-            (
-                Host::Api,
-                "POST",
-                [
-                    "orgs",
-                    owner,
-                    "hooks",
-                    hook,
-                    "deliveries",
-                    delivery,
-                    "attempts",
-                ],
-            ) => Self::HookRedelivery {
-                owner: decoded(owner),
-                hook: decoded(hook),
-                delivery: decoded(delivery),
-            },
+            (Host::Api, "POST", ["repos", owner, name, "hooks", rest @ ..]) => {
+                Self::to_hook(repo(owner, name), rest)
+            }
+            (Host::Api, "POST", ["orgs", owner, "hooks", rest @ ..]) => {
+                Self::to_hook(decoded(owner), rest)
+            }
             (Host::Api, "GET", ["_", "statuses"]) => Self::AllStatuses,
             (Host::Api, "GET", ["_", "push"]) => Self::PushPayload,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn to_hook(owner: String, rest: &[&str]) -> Self {
+        match rest {
+            [hook, "deliveries", delivery, "attempts"] => Self::HookRedelivery {
+                owner,
+                hook: decoded(hook),
+                delivery: decoded(delivery),
+            },
             _ => Self::Unknown,
         }
     }
