@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use harness::{
-    Engine, GitHub, OneBox, Push, Setup, SmtpSink, Status, Tarball, TestRepo, docker, test_image,
+    Engine, GitHub, OneBox, Push, Setup, SmtpSink, Status, Tarball, TestRepo, docker, run_to_end,
+    test_image,
 };
 use shared::build::BuildId;
 use uuid::Uuid;
@@ -158,6 +159,15 @@ impl Built {
             self.log
         );
     }
+}
+
+/// What the program says, on standard error, that is started like this and must end with exit code
+/// 2 by itself.
+pub(crate) async fn refused(setup: &Setup, subcommand: &str) -> String {
+    let output = run_to_end(setup.command(&[subcommand]), DEADLINE).await;
+    let told = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    told
 }
 
 /// The service with mail to this sink, in the clear.

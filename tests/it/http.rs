@@ -1,17 +1,17 @@
 //! What the running service answers over HTTP and HTTPS.
 
-use harness::{Answer, Certificates, OneBox, Setup};
+use harness::{Answer, Certificates, OneBox, Setup, run_to_end};
 use serde_json::json;
 
 use crate::fixture::{DEADLINE, Fixture, REPO};
 
 /// What the image's health check finds of this service.
-fn health_of(setup: &Setup, service: &OneBox) -> Option<i32> {
+async fn health_of(setup: &Setup, service: &OneBox) -> Option<i32> {
     let url = service.url("");
     let (_, port) = url.rsplit_once(':').expect("a port");
     let mut check = setup.command(&["healthcheck"]);
-    let checked = check.env("PORT", port).output();
-    checked.expect("it can be started").status.code()
+    check.env("PORT", port);
+    run_to_end(check, DEADLINE).await.status.code()
 }
 
 #[tokio::test]
@@ -35,9 +35,9 @@ async fn the_health_check_tells_a_service_that_answers_from_one_that_does_not() 
         };
         let mut service = setup().start().await;
         assert_eq!(service.get("/healthz").await.code, 200);
-        assert_eq!(health_of(&setup(), &service), Some(0));
+        assert_eq!(health_of(&setup(), &service).await, Some(0));
         service.kill();
-        assert_eq!(health_of(&setup(), &service), Some(1));
+        assert_eq!(health_of(&setup(), &service).await, Some(1));
     }
 }
 

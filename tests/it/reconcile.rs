@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::process::Output;
 
-use harness::{CommitState, Delivery, Endpoint, Fault, Hook, OneBox, Push, Setup, WEBHOOK_SECRET};
+use harness::{
+    CommitState, Delivery, Endpoint, Fault, Hook, OneBox, Push, Setup, WEBHOOK_SECRET, run_to_end,
+};
 
 use crate::fixture::{DEADLINE, Fixture, REPO, told};
 
@@ -92,9 +94,8 @@ async fn has_looked(service: &OneBox) {
         .await;
 }
 
-fn reconcile(setup: &Setup) -> Output {
-    let output = setup.command(&["reconcile"]).output();
-    output.expect("the program can be started")
+async fn reconcile(setup: &Setup) -> Output {
+    run_to_end(setup.command(&["reconcile"]), DEADLINE).await
 }
 
 fn stdout(output: &Output) -> String {
@@ -193,8 +194,7 @@ async fn a_token_without_the_right_is_told_in_one_line_and_pushes_build() {
     insta::assert_snapshot!(told.trim(), @r#"cannot look for missed pushes error="GitHub answered 403 to the webhooks of octo/hello: GITHUB_TOKEN needs the permission to read them (\"Webhooks: read\", or read:repo_hook of a classic token)""#);
 }
 
-// The command is waited for on a thread, while GitHub answers on another.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_command_queues_what_was_missed_and_prints_it() {
     let mut missing = Missing::start().await;
     let commits = missing.miss(2).await;
@@ -207,7 +207,7 @@ async fn the_command_queues_what_was_missed_and_prints_it() {
     }
     github.fail_next(Endpoint::HookDeliveries, 1, Fault::secondary_limit(1));
     let setup = missing.setup();
-    let output = reconcile(&setup);
+    let output = reconcile(&setup).await;
     assert!(output.status.success(), "{}", stderr(&output));
     let printed = stdout(&output);
     let lines: Vec<_> = printed.lines().collect();
@@ -217,31 +217,33 @@ async fn the_command_queues_what_was_missed_and_prints_it() {
         assert!(line.ends_with(&format!(" {REPO} main {sha}")), "{line}");
     }
     assert_eq!(lines[2], "2 missed pushes queued");
-    assert_eq!(stdout(&reconcile(&setup)), "no missed push to queue\n");
+    assert_eq!(
+        stdout(&reconcile(&setup).await),
+        "no missed push to queue\n"
+    );
 
     let service = setup.start().await;
     has_looked(&service).await;
     missing.assert_built_once(&commits).await;
 }
 
-// The command is waited for on a thread, while GitHub answers on another.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_command_fails_where_it_cannot_look() {
     let missing = Missing::start().await;
     let github = missing.fixture.github.clone();
     github.fail_next(Endpoint::Hooks, 1, Fault::code(404));
     let setup = missing.setup().env("LOG_LEVEL", "error");
-    let no_right = reconcile(&setup);
+    let no_right = reconcile(&setup).await;
     assert_eq!(no_right.status.code(), Some(1));
     insta::assert_snapshot!(stderr(&no_right).trim_end(), @r#"compose-ci: GitHub answered 404 to the webhooks of octo/hello: GITHUB_TOKEN needs the permission to read them ("Webhooks: read", or read:repo_hook of a classic token)"#);
 
     let elsewhere = setup.env("WEBHOOK_URL", "https://ci.example.org/");
-    let no_webhook = reconcile(&elsewhere);
+    let no_webhook = reconcile(&elsewhere).await;
     assert_eq!(no_webhook.status.code(), Some(1));
     insta::assert_snapshot!(stderr(&no_webhook).trim_end(), @"compose-ci: no active webhook of octo/hello leads to WEBHOOK_URL");
 
     let nowhere = elsewhere.without("WEBHOOK_URL");
-    let no_address = reconcile(&nowhere);
+    let no_address = reconcile(&nowhere).await;
     assert_eq!(no_address.status.code(), Some(2));
     insta::assert_snapshot!(stderr(&no_address).trim_end(), @"compose-ci: WEBHOOK_URL: missing (the webhook's URL without a token, by which it is found at GitHub)");
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use harness::{Endpoint, Fault, LambdaHandler, OneBox};
+use harness::{Endpoint, Fault, LambdaHandler, OneBox, run_to_end};
 use serde_json::{Value, json};
 
 use crate::fixture::{DEADLINE, REPO};
@@ -220,19 +220,18 @@ async fn a_push_that_the_webhook_never_takes_is_given_up_when_github_forgets_it(
     assert_eq!((missing.asked(), missing.states(&commits[0])), (72, vec![]));
 }
 
-fn ended(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = command.output().expect("the program can be started");
+async fn ended(command: Command) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = run_to_end(command, DEADLINE).await;
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
 }
 
-// The program is waited for on a thread, while GitHub answers on another.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn started_by_hand_it_looks_once_and_tells_by_its_exit_code_what_came_of_it() {
     let mut missing = Missing::start().await;
     let commits = missing.miss(1).await;
     let github = missing.fixture.github.clone();
     let _webhook = missing.webhook().await;
-    let (code, log) = ended(&mut missing.by_hand());
+    let (code, log) = ended(missing.by_hand()).await;
     assert_eq!(code, Some(0), "{log}");
     assert!(
         log.contains("looked for missed pushes missed=1 redelivered=1"),
@@ -241,19 +240,21 @@ async fn started_by_hand_it_looks_once_and_tells_by_its_exit_code_what_came_of_i
     missing.assert_built_once(&commits).await;
 
     github.fail_next(Endpoint::Hooks, 1, Fault::code(404));
-    let (code, told) = ended(missing.by_hand().env("LOG_LEVEL", "error"));
+    let mut quiet = missing.by_hand();
+    quiet.env("LOG_LEVEL", "error");
+    let (code, told) = ended(quiet).await;
     assert_eq!(code, Some(1));
     insta::assert_snapshot!(told.trim_end(), @r#"compose-ci-redeliver: GitHub answered 404 to the webhooks of octo/hello: GITHUB_TOKEN needs the permission to read them ("Webhooks: read", or read:repo_hook of a classic token)"#);
 
-    let (code, told) = ended(missing.by_hand().env_remove("GITHUB_REPO"));
+    let mut without_repo = missing.by_hand();
+    without_repo.env_remove("GITHUB_REPO");
+    let (code, told) = ended(without_repo).await;
     assert_eq!(code, Some(2));
     insta::assert_snapshot!(told.trim_end(), @"compose-ci-redeliver: GITHUB_REPO: missing (owner/name; a comma list or owner/* accepts several)");
 
-    let help = missing
-        .by_hand()
-        .arg("--help")
-        .output()
-        .expect("it can be started");
+    let mut help = missing.by_hand();
+    help.arg("--help");
+    let help = run_to_end(help, DEADLINE).await;
     insta::assert_snapshot!(String::from_utf8_lossy(&help.stdout), @r"
     compose-ci-redeliver 0.1.0: has GitHub deliver missed pushes again, as a scheduled function on AWS Lambda or once.
     It takes no arguments, but environment variables:

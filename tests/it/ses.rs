@@ -2,7 +2,7 @@
 
 use harness::{Aws, Mail, REGION, Setup, SinkOptions, SmtpSink};
 
-use crate::fixture::{DEADLINE, Fixture, by_smtp, told, without_times};
+use crate::fixture::{DEADLINE, Fixture, by_smtp, refused, told, without_times};
 use crate::mail::{generic, gunzip};
 
 /// An account that has verified the sender's domain, and the recipients'.
@@ -108,14 +108,6 @@ async fn a_sender_that_is_not_verified_is_told_once_in_the_services_log_and_may_
     assert!(line.contains(what_to_do), "{line}");
 }
 
-/// The one line that a service says that is started like this and ends.
-fn refused(setup: &Setup) -> String {
-    let output = setup.command(&["serve"]).output();
-    let output = output.expect("the service can be started");
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    String::from_utf8(output.stderr).expect("UTF-8")
-}
-
 #[tokio::test]
 async fn settings_that_do_not_fit_together_are_told_at_the_start() {
     let fixture = Fixture::plain().await;
@@ -127,14 +119,16 @@ async fn settings_that_do_not_fit_together_are_told_at_the_start() {
             // Not to ask a machine at AWS where it is.
             .env("AWS_EC2_METADATA_DISABLED", "true")
     };
-    let told = [
+    let mut told = String::new();
+    for setup in [
         setup(),
         setup().env("AWS_REGION", REGION).env("SES_TO", "nobody"),
         setup().without("SES_TO"),
         setup().env("SMTP_HOST", "mail.example.org"),
-    ]
-    .map(|setup| refused(&setup));
-    insta::assert_snapshot!(told.concat(), @"
+    ] {
+        told.push_str(&refused(&setup, "serve").await);
+    }
+    insta::assert_snapshot!(told, @"
     compose-ci: AWS_REGION: missing (SES_FROM does not name the region)
     compose-ci: SES_TO: not a mail address: nobody
     compose-ci: SES_TO: missing (recipients, comma separated, needed with SES_FROM)

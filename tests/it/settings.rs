@@ -3,18 +3,9 @@
 use std::fs;
 
 use futures_util::future::join_all;
-use harness::Setup;
+use harness::{Setup, run_to_end};
 
-use crate::fixture::Fixture;
-
-/// What the service says that is started like this. It must end with exit code 2.
-fn refused(setup: &Setup) -> String {
-    let output = setup.command(&["serve"]).output();
-    let output = output.expect("the service can be started");
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    told
-}
+use crate::fixture::{DEADLINE, Fixture, refused};
 
 /// The one line that the service says of this variable; without a value the variable is not set.
 async fn line_about(variable: &str, value: Option<&str>) -> String {
@@ -23,7 +14,7 @@ async fn line_about(variable: &str, value: Option<&str>) -> String {
         Some(value) => complete(fixture.setup("true")).env(variable, value),
         None => complete(fixture.setup("true")).without(variable),
     };
-    let told = refused(&setup);
+    let told = refused(&setup, "serve").await;
     let [line] = told.lines().collect::<Vec<_>>()[..] else {
         panic!("{variable}={value:?}: {told}");
     };
@@ -153,7 +144,7 @@ async fn what_cannot_be_used_is_named() {
 #[tokio::test]
 async fn an_image_is_needed_by_a_service_that_runs_in_none() {
     let fixture = Fixture::plain().await;
-    let told = refused(&fixture.setup("true").without("BUILD_IMAGE"));
+    let told = refused(&fixture.setup("true").without("BUILD_IMAGE"), "serve").await;
     // It is the engine that knows the service's own image: the service listens by then.
     insta::assert_snapshot!(told.lines().last().unwrap_or_default(), @"compose-ci: BUILD_IMAGE: missing (this service runs in no container whose image could be used)");
 }
@@ -165,7 +156,7 @@ async fn a_secret_comes_from_a_variable_or_from_a_file() {
     fs::write(&file, format!("{}\n", fixture.github.token())).expect("written");
     let path = file.path().display().to_string();
     let both = fixture.setup("true").env("GITHUB_TOKEN_FILE", &path);
-    let told = refused(&both);
+    let told = refused(&both, "serve").await;
     insta::assert_snapshot!(told.trim_end(), @"compose-ci: GITHUB_TOKEN: set either GITHUB_TOKEN or GITHUB_TOKEN_FILE");
 
     let built = fixture.run(both.without("GITHUB_TOKEN")).await;
@@ -177,7 +168,7 @@ async fn second_on_the_same_data(setup: impl Fn(&Fixture) -> Setup) -> String {
     let fixture = Fixture::plain().await;
     let service = setup(&fixture).start().await;
     let data = service.data_dir().display().to_string();
-    let told = refused(&setup(&fixture).env("DATA_DIR", &data));
+    let told = refused(&setup(&fixture).env("DATA_DIR", &data), "serve").await;
     told.trim_end().replace(&data, "<data>")
 }
 
@@ -199,8 +190,7 @@ async fn data_that_another_service_works_on_is_left_alone() {
 #[tokio::test]
 async fn help_lists_every_variable() {
     let fixture = Fixture::plain().await;
-    let output = fixture.setup("true").command(&["--help"]).output();
-    let output = output.expect("it can be started");
+    let output = run_to_end(fixture.setup("true").command(&["--help"]), DEADLINE).await;
     assert!(output.status.success());
     insta::assert_snapshot!(String::from_utf8_lossy(&output.stdout), @r#"
     A small self-hosted CI: a push builds with your own compose file on your own Docker host
@@ -295,10 +285,6 @@ async fn help_lists_every_variable() {
 #[tokio::test]
 async fn a_worker_alone_needs_a_queue_that_others_can_reach() {
     let fixture = Fixture::plain().await;
-    let output = fixture.setup("true").command(&["worker"]).output();
-    let output = output.expect("the worker can be started");
-    let told = String::from_utf8_lossy(&output.stderr);
-    let line =
-        "compose-ci: QUEUE_URL: missing (the queue in DATA_DIR serves compose-ci serve alone)\n";
-    assert_eq!((told.as_ref(), output.status.code()), (line, Some(2)));
+    let told = refused(&fixture.setup("true"), "worker").await;
+    insta::assert_snapshot!(told.trim_end(), @"compose-ci: QUEUE_URL: missing (the queue in DATA_DIR serves compose-ci serve alone)");
 }

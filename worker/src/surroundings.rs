@@ -8,9 +8,11 @@ use shared::config::{ConfigError, EngineConfig, WorkerConfig};
 use crate::container;
 use crate::engine::{ContainerInfo, Engine, EngineError};
 
-/// The kernel's list of this process's mounts; Docker mounts three files from the directory that
-/// is named after the container.
+/// The kernel's list of this process's mounts.
+/// <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// What Docker mounts here, of every container, from the directory that is named after it.
+const OF_DOCKER: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
 
 /// Where builds run.
 #[derive(Debug)]
@@ -56,13 +58,18 @@ async fn own_container(engine: &Engine) -> Result<Option<ContainerInfo>, EngineE
     }
 }
 
-/// The id of the container whose mounts these are.
+/// The id of the container whose mounts these are. On the engine's own host other directories of
+/// that kind can be seen: while a file is copied out of a container, and of one that shares its IPC
+/// namespace.
 fn container_id(mountinfo: &str) -> Option<String> {
-    let (_, after) = mountinfo.split_once("/containers/")?;
-    let id = after.get(..64)?;
-    id.bytes()
-        .all(|c| c.is_ascii_hexdigit())
-        .then(|| id.to_owned())
+    mountinfo.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, mount_point) = (fields.next()?, fields.next()?);
+        let (_, after) = root.split_once("/containers/")?;
+        let (id, _file) = after.split_once('/')?;
+        let is_id = id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit());
+        (is_id && OF_DOCKER.contains(&mount_point)).then(|| id.to_owned())
+    })
 }
 
 /// A socket that is mounted into this container stands elsewhere on the host, as it does with a
@@ -88,14 +95,39 @@ mod tests {
     use crate::engine::Phase;
 
     #[test]
-    fn the_own_container_is_found_among_the_mounts() {
+    fn the_own_container_is_found_among_the_mounts_and_others_are_not_taken_for_it() {
         let id = "4f".repeat(32);
-        let inside = format!(
-            "640 620 254:0 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/vda rw\n"
-        );
-        assert_eq!(container_id(&inside), Some(id));
-        assert_eq!(container_id("22 1 254:0 / / rw - ext4 /dev/vda rw\n"), None);
-        assert_eq!(container_id("22 1 254:0 /containers/short / rw\n"), None);
+        let of_container = format!("/var/lib/docker/containers/{id}");
+        let merged = format!("/var/lib/docker/overlay2/{id}/merged");
+        for (root, mount_point, found) in [
+            (
+                format!("{of_container}/hostname"),
+                "/etc/hostname".to_owned(),
+                true,
+            ),
+            // On the host, during `docker cp` from a container, and with `--ipc shareable`.
+            (
+                format!("{of_container}/hostname"),
+                format!("{merged}/etc/hostname"),
+                false,
+            ),
+            ("/".to_owned(), format!("{of_container}/mounts/shm"), false),
+            ("/".to_owned(), "/".to_owned(), false),
+            (
+                "/containers/short/hostname".to_owned(),
+                "/etc/hostname".to_owned(),
+                false,
+            ),
+        ] {
+            let mounts = format!(
+                "22 1 254:0 / / rw - ext4 /dev/vda rw\n640 620 254:0 {root} {mount_point} rw - ext4 /dev/vda rw\n"
+            );
+            assert_eq!(
+                container_id(&mounts).as_ref(),
+                found.then_some(&id),
+                "{mounts}"
+            );
+        }
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! The docker CLI, as a person uses it who was told that `docker logs <uuid>` works.
 
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::process::run_to_end;
+
+/// How long a command may take: some copy an image, or wait for a container.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Runs `docker` with these arguments, and answers what it printed on both outputs.
 ///
 /// # Panics
-/// When it cannot be started or fails, with what it printed.
+/// When it cannot be started, fails, or does not end; with what it printed.
 pub async fn docker(arguments: &[&str]) -> String {
-    let output = tokio::process::Command::from(command(arguments))
-        .output()
-        .await;
-    let output = output.expect("the docker CLI is installed");
+    let output = run_to_end(command(arguments), DEADLINE).await;
     let printed = printed(&output);
     assert!(output.status.success(), "docker {arguments:?}: {printed}");
     printed

@@ -39,7 +39,7 @@ pub use self::lambda::LambdaHandler;
 pub use self::one_box::{Answer, OneBox, Setup, WEBHOOK_SECRET};
 pub use self::payload::{Push, sign};
 pub use self::private_engine::PrivateEngine;
-pub use self::process::{Process, listening_address};
+pub use self::process::{Process, listening_address, run_to_end};
 pub use self::registry::Registry;
 pub use self::remote_engine::RemoteEngine;
 pub use self::small_disk::SmallDisk;

@@ -7,6 +7,9 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::process::run_to_end;
 
 /// Dies with the thread that started it, and takes with it all that runs on the machine.
 const MACHINE: [&str; 11] = [
@@ -37,11 +40,14 @@ pub(crate) fn machine(script: &str, argument: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// How long an image may take from one engine to another.
+const COPY_DEADLINE: Duration = Duration::from_secs(300);
+
 /// Copies an image from the engine of the other tests to the one that these variables lead the
 /// docker CLI to.
 ///
 /// # Panics
-/// When the first engine has none of this name.
+/// When the first engine has none of this name, or the second one does not take it.
 pub(crate) async fn copy_image(image: &str, engine: &[(&str, &OsStr)]) {
     let mut save = Command::new("docker");
     let mut save = save.args(["save", image]).stdout(Stdio::piped()).spawn();
@@ -50,8 +56,7 @@ pub(crate) async fn copy_image(image: &str, engine: &[(&str, &OsStr)]) {
     load.arg("load")
         .envs(engine.iter().copied())
         .stdin(save.stdout.take().expect("it is piped"));
-    let loaded = tokio::process::Command::from(load).output().await;
-    let loaded = loaded.expect("the docker CLI is installed");
+    let loaded = run_to_end(load, COPY_DEADLINE).await;
     let saved = save.wait().expect("it was started");
     let said = String::from_utf8_lossy(&loaded.stderr);
     assert!(

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output as Printed, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -159,6 +159,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Runs the program to its end, and answers with what it printed.
+///
+/// # Panics
+/// When it cannot be started, or does not end by itself before `deadline`: then it is killed.
+pub async fn run_to_end(command: Command, deadline: Duration) -> Printed {
+    let mut command = tokio::process::Command::from(command);
+    command.kill_on_drop(true);
+    let printed = tokio::time::timeout(deadline, command.output()).await;
+    let printed = printed.unwrap_or_else(|_| panic!("{command:?} did not end in {deadline:?}"));
+    printed.unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 fn collect(reader: PipeReader, output: &watch::Sender<Output>) {

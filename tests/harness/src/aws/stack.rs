@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 use super::{Aws, REGION, tools};
+use crate::process::run_to_end;
 
 const INFRA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infra/aws");
 
@@ -158,10 +158,7 @@ impl Stack<'_> {
 }
 
 async fn run(command: Command) -> Output {
-    let mut command = tokio::process::Command::from(command);
-    let output = timeout(SCRIPT_DEADLINE, command.kill_on_drop(true).output()).await;
-    let output = output.unwrap_or_else(|_| panic!("{command:?} did not end in time"));
-    output.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    run_to_end(command, SCRIPT_DEADLINE).await
 }
 
 /// What the program printed on its standard output.
