@@ -75,9 +75,9 @@ pub(crate) fn decide(event: &Event<'_>, policy: &Policy, id: BuildId) -> Result<
 
 fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision, Refused> {
     let repo = policy.configured(&push.repository.full_name)?;
-    let commit: CommitSha = push.after.parse()?;
+    let after: CommitSha = push.after.parse()?;
     let git_ref: GitRef = push.git_ref.parse()?;
-    if push.deleted || commit.is_zero() {
+    if push.deleted || after.is_zero() {
         return Ok(Decision::Ignore(Ignored::Deleted));
     }
     if !policy.branches.allows(git_ref.name()) {
@@ -87,6 +87,11 @@ fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision
     if let Some(mark) = head_commit.and_then(|head| skip_mark(&head.message)) {
         return Ok(Decision::Ignore(Ignored::SkipMark(mark)));
     }
+    let commit = match (&git_ref, head_commit) {
+        // An annotated tag is an object of its own, which has neither statuses nor a tarball.
+        (GitRef::Tag(_), Some(head)) => head.id.parse()?,
+        _ => after,
+    };
     Ok(Decision::Build(BuildRequest {
         id,
         repo,
@@ -132,6 +137,7 @@ mod tests {
     use crate::event::{HeadCommit, Repository};
 
     const SHA: &str = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
+    const TAG: &str = "5b1ed9d5be1e5a2d1c5d5a0c0a8e7f3f4a6b7c8d";
     const ZERO: &str = "0000000000000000000000000000000000000000";
 
     fn policy(repos: &str, branches: &str) -> Policy {
@@ -154,6 +160,7 @@ mod tests {
             deleted: false,
             repository: repository("octo/hello"),
             head_commit: Some(HeadCommit {
+                id: SHA.into(),
                 message: message.into(),
             }),
         }
@@ -192,6 +199,8 @@ mod tests {
             ("refs/heads/main", SHA, "Mend it", built("main").as_str()),
             ("refs/heads/release/1", SHA, "", &built("release/1")),
             ("refs/tags/v1", SHA, "", &built("v1")),
+            ("refs/tags/v1", TAG, "", &built("v1")),
+            ("refs/tags/v1", ZERO, "", deleted),
             (
                 "refs/heads/x",
                 SHA,

@@ -37,7 +37,8 @@ pub(crate) struct Push<'a> {
     /// `refs/heads/…` or `refs/tags/…`.
     #[serde(borrow, rename = "ref")]
     pub(crate) git_ref: Cow<'a, str>,
-    /// The commit that the ref names now; zeros when it was deleted.
+    /// What the ref names now: a commit, or the object that is an annotated tag; zeros when it was
+    /// deleted.
     #[serde(borrow)]
     pub(crate) after: Cow<'a, str>,
     #[serde(default)]
@@ -70,6 +71,8 @@ pub(crate) struct Repository<'a> {
 
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 pub(crate) struct HeadCommit<'a> {
+    #[serde(borrow)]
+    pub(crate) id: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) message: Cow<'a, str>,
 }
@@ -167,7 +170,8 @@ mod tests {
         assert_eq!(push.git_ref, "refs/heads/main");
         assert_eq!(push.after, "0d1a");
         assert_eq!(push.repository.full_name, "octo/hello");
-        assert_eq!(push.head_commit.expect("a commit").message, "Mend\nit");
+        let head = push.head_commit.expect("a commit");
+        assert_eq!((&*head.id, &*head.message), ("0d1a", "Mend\nit"));
         assert!(matches!(push.after, Cow::Borrowed(_)));
         assert!(matches!(push.repository.full_name, Cow::Borrowed(_)));
     }

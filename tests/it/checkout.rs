@@ -142,6 +142,19 @@ async fn what_was_pushed_stands_in_the_environment_and_is_never_run() {
 }
 
 #[tokio::test]
+async fn an_annotated_tag_builds_the_commit_that_it_is_on() {
+    let fixture = Fixture::plain().await;
+    let service = fixture.setup("echo $tag $commit").start().await;
+    let mut payload = fixture.payload();
+    payload["ref"] = "refs/tags/v1.0".into();
+    payload["after"] = fixture.repo.annotate("v1.0").into();
+    let build = service.push(&payload).await.build_id();
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert_eq!(built.log, format!("v1.0 {}\n", fixture.sha));
+}
+
+#[tokio::test]
 async fn a_manual_trigger_knows_no_branch() {
     let fixture = Fixture::plain().await;
     let hook = "env | grep -E '^(branch|tag|commit|repo)='";

@@ -97,6 +97,13 @@ impl TestRepo {
         self
     }
 
+    /// Puts a tag with a message on the current commit, and answers with the id of the object that it
+    /// is.
+    pub fn annotate(&self, name: &str) -> String {
+        self.git(&["tag", "--annotate", "--message", "A release", name]);
+        self.git(&["rev-parse", name])
+    }
+
     /// The directory of the working tree.
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -340,11 +340,12 @@ impl OneBox {
     /// A manual trigger may name a branch, whose commit only the service will learn.
     fn expect_final_status(&self, body: &[u8]) {
         let payload: Option<Value> = serde_json::from_slice(body).ok();
-        let after = payload
-            .as_ref()
-            .and_then(|payload| payload["after"].as_str());
-        let sha =
-            after.filter(|after| after.len() >= 40 && after.bytes().all(|b| b.is_ascii_hexdigit()));
+        let commit = payload.as_ref().and_then(|payload| {
+            let head = payload["head_commit"]["id"].as_str();
+            head.or(payload["after"].as_str())
+        });
+        let sha = commit
+            .filter(|commit| commit.len() >= 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()));
         let mut accepted = self
             .accepted
             .lock()
