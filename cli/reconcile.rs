@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, ensure};
 use handler::missed::MissedDeliveries;
 use shared::build::{BuildId, BuildRequest};
 use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig};
-use shared::github::{HookOwner, LookupError, MissedPush, MissedPushes, REMEMBERED};
+use shared::github::{FailureStreak, HookOwner, LookupError, MissedPush, MissedPushes, REMEMBERED};
 use shared::message::Message;
 use shared::queue::Queue;
 use shared::telemetry;
@@ -122,7 +122,7 @@ impl Reconciler {
 
     async fn look_at(&self, owner: &HookOwner, findings: &mut Findings) -> anyhow::Result<()> {
         for push in self.missed.find(owner).await? {
-            if self.records.is_dealt_with(build(&push)).await? {
+            if self.records.is_dealt_with(self.build(&push)).await? {
                 continue;
             }
             let payload = match self.missed.payload(&push).await {
@@ -137,9 +137,13 @@ impl Reconciler {
                 Ok(request) => findings.queued.push(self.enqueue(request).await?),
                 Err(why) => tracing::info!(delivery = push.guid, %why, "ignored a missed push"),
             }
-            self.records.deal_with(build(&push)).await?;
+            self.records.deal_with(self.build(&push)).await?;
         }
         Ok(())
+    }
+
+    fn build(&self, push: &MissedPush) -> BuildId {
+        self.webhook.build_id(&push.guid)
     }
 
     async fn enqueue(&self, request: BuildRequest) -> anyhow::Result<BuildRequest> {
@@ -152,10 +156,6 @@ impl Reconciler {
         tracing::info!(build = %id, %repo, %revision, "queued a missed push");
         Ok(request)
     }
-}
-
-fn build(push: &MissedPush) -> BuildId {
-    BuildId::from_delivery(&push.guid)
 }
 
 impl Findings {

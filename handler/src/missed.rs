@@ -12,6 +12,7 @@ use crate::event::Payload;
 #[derive(Debug)]
 pub struct MissedDeliveries {
     policy: Policy,
+    status_context: String,
 }
 
 /// Why a push leads to no build, in one line.
@@ -24,10 +25,16 @@ impl MissedDeliveries {
     pub fn new(config: &WebhookConfig) -> Self {
         Self {
             policy: Policy::new(config),
+            status_context: config.status_context.clone(),
         }
     }
 
-    /// What the push of this delivery asks for. It is the same build as if it had come in.
+    /// The build that the push of this delivery asks for. It is the same as if it had come in.
+    pub fn build_id(&self, guid: &str) -> BuildId {
+        BuildId::from_delivery(guid, &self.status_context)
+    }
+
+    /// What the push of this delivery asks for.
     ///
     /// # Errors
     /// The push is to be ignored, or cannot be used.
@@ -35,7 +42,7 @@ impl MissedDeliveries {
         let no_build = |why: &dyn ToString| NoBuild(why.to_string());
         let payload = Payload::of_push(json);
         let event = payload.event().map_err(|why| no_build(&why))?;
-        match decide(&event, &self.policy, BuildId::from_delivery(guid)) {
+        match decide(&event, &self.policy, self.build_id(guid)) {
             Ok(Decision::Build(request)) => Ok(request),
             Ok(Decision::Ignore(why)) => Err(no_build(&why)),
             Err(why) => Err(no_build(&why)),
@@ -55,6 +62,7 @@ mod tests {
             secrets: vec![],
             repos: "octo/hello".parse().expect("a repository"),
             branches: "main".parse().expect("a branch"),
+            status_context: "ci".to_owned(),
         });
         let sha = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
         let json = format!(
@@ -66,7 +74,7 @@ mod tests {
     #[test]
     fn a_missed_push_asks_for_the_build_of_its_delivery() {
         let request = decided("refs/heads/main", "octo/hello").expect("a build");
-        assert_eq!(request.id, BuildId::from_delivery(GUID));
+        assert_eq!(request.id, BuildId::from_delivery(GUID, "ci"));
         assert_eq!(request.ref_name(), Some("main"));
     }
 

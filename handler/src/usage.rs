@@ -26,6 +26,7 @@ pub const HANDLER: Program = Program {
         "GITHUB_REPO",
         "WEBHOOK_SECRET",
         "BRANCHES",
+        "STATUS_CONTEXT",
         "BIND",
         "PORT",
         "CERT_PATH",

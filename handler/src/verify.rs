@@ -212,6 +212,7 @@ mod tests {
             secrets: secrets.iter().map(|&secret| secret.into()).collect(),
             repos: "octo/hello".parse().expect("repository"),
             branches: Default::default(),
+            status_context: "ci".to_owned(),
         })
     }
 

@@ -40,6 +40,7 @@ pub fn router_with_limits(config: &WebhookConfig, queue: Queue, limits: &Limits)
         bodies: BodyReader::new(limits),
         verifier: Verifier::new(config),
         policy: Policy::new(config),
+        status_context: config.status_context.clone(),
         queue,
         queue_deadline: limits.queue,
     };
@@ -53,6 +54,7 @@ struct Webhook {
     bodies: BodyReader,
     verifier: Verifier,
     policy: Policy,
+    status_context: String,
     queue: Queue,
     queue_deadline: Duration,
 }
@@ -85,9 +87,17 @@ impl Webhook {
         let verified = admitted.verify(&body)?;
         let payload = Payload::of(&verified)?;
         let event = payload.event()?;
-        match decide(&event, &self.policy, build_id(&head.headers))? {
+        match decide(&event, &self.policy, self.build_id(&head.headers))? {
             Decision::Ignore(why) => Ok(Answer::Ignored(why)),
             Decision::Build(request) => self.enqueue(request).await.map(Answer::Queued),
+        }
+    }
+
+    /// A redelivery asks for the same build; without a delivery's GUID every request is a new one.
+    fn build_id(&self, headers: &HeaderMap) -> BuildId {
+        match headers.get(DELIVERY).and_then(|guid| guid.to_str().ok()) {
+            Some(guid) => BuildId::from_delivery(guid, &self.status_context),
+            None => BuildId::random(),
         }
     }
 
@@ -133,14 +143,6 @@ async fn in_time(
         Err(_) => Err(QueueError::Unreachable(format!(
             "no answer within {deadline:?}"
         ))),
-    }
-}
-
-/// A redelivery asks for the same build; without a delivery's GUID every request is a new one.
-fn build_id(headers: &HeaderMap) -> BuildId {
-    match headers.get(DELIVERY).and_then(|guid| guid.to_str().ok()) {
-        Some(guid) => BuildId::from_delivery(guid),
-        None => BuildId::random(),
     }
 }
 

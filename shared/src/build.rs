@@ -78,8 +78,13 @@ pub struct BuildId(Uuid);
 
 impl BuildId {
     /// The id of the build that a GitHub delivery asks for: the same delivery, the same build.
-    pub fn from_delivery(guid: &str) -> Self {
-        Self(Uuid::new_v5(&DELIVERY_NAMESPACE, guid.as_bytes()))
+    ///
+    /// A GUID is of a push, whichever webhooks it is delivered to. Services that build the same push
+    /// tell of it under status contexts of their own, and these are builds of their own.
+    /// <https://docs.github.com/en/rest/repos/webhooks#list-deliveries-for-a-repository-webhook>
+    pub fn from_delivery(guid: &str, status_context: &str) -> Self {
+        let of_service = Uuid::new_v5(&DELIVERY_NAMESPACE, status_context.as_bytes());
+        Self(Uuid::new_v5(&of_service, guid.as_bytes()))
     }
 
     /// The id of a build that nothing else identifies, such as a manual trigger.
@@ -351,12 +356,11 @@ mod tests {
 
     #[test]
     fn the_same_delivery_is_the_same_build() {
+        let id = BuildId::from_delivery;
         let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
-        assert_eq!(BuildId::from_delivery(guid), BuildId::from_delivery(guid));
-        assert_ne!(
-            BuildId::from_delivery(guid),
-            BuildId::from_delivery("other")
-        );
+        assert_eq!(id(guid, "ci"), id(guid, "ci"));
+        assert_ne!(id(guid, "ci"), id("other", "ci"));
+        assert_ne!(id(guid, "ci"), id(guid, "deploy"));
         assert_ne!(BuildId::random(), BuildId::random());
     }
 

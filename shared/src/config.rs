@@ -32,6 +32,9 @@ pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 pub use self::storage::StorageConfig;
 
+/// Name of the commit status where `STATUS_CONTEXT` gives no other.
+pub const DEFAULT_STATUS_CONTEXT: &str = "compose-ci";
+
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
 const BUILD_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60 - 60);
 
@@ -80,6 +83,8 @@ pub struct WebhookConfig {
     pub repos: RepoFilter,
     /// The branches and tags that build.
     pub branches: BranchFilter,
+    /// Name of the commit status that tells of these builds.
+    pub status_context: String,
 }
 
 /// What the worker needs to know.
@@ -204,6 +209,7 @@ impl WebhookConfig {
             secrets,
             repos: env.required_parsed("GITHUB_REPO")?,
             branches: env.parsed("BRANCHES", BranchFilter::default())?,
+            status_context: status_context(env),
         })
     }
 }
@@ -297,10 +303,7 @@ impl GithubConfig {
                 |url| url.as_str().trim_end_matches('/').to_owned(),
             ),
             token: env.required_secret("GITHUB_TOKEN")?,
-            status_context: env
-                .text("STATUS_CONTEXT")
-                .unwrap_or("compose-ci")
-                .to_owned(),
+            status_context: status_context(env),
             ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
         })
     }
@@ -327,6 +330,11 @@ impl HookConfig {
             rerun_interrupted: env.one_of("RERUN_INTERRUPTED", &[("0", false), ("1", true)])?,
         })
     }
+}
+
+fn status_context(env: &Env) -> String {
+    let named = env.text("STATUS_CONTEXT");
+    named.unwrap_or(DEFAULT_STATUS_CONTEXT).to_owned()
 }
 
 fn data_dir(env: &Env) -> PathBuf {

@@ -156,7 +156,11 @@ pub const GROUPS: &[Group] = &[
                 "*",
                 "globs of the branches and tags that build, comma separated",
             ),
-            plain("STATUS_CONTEXT", "compose-ci", "name of the commit status"),
+            plain(
+                "STATUS_CONTEXT",
+                "compose-ci",
+                "name of the commit status; one for each service that builds the same pushes",
+            ),
             plain(
                 "GITHUB_API_URL",
                 "https://api.github.com",

@@ -9,6 +9,7 @@ use harness::{Aws, FaultProxy, NetworkFault, OneBox, Setup, Upstream, WEBHOOK_SE
 use reqwest::Client;
 use serde_json::{Value, json};
 use shared::build::BuildId;
+use shared::config::DEFAULT_STATUS_CONTEXT;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
@@ -250,7 +251,9 @@ async fn push(client: Client, url: String, body: String) -> Answer {
     match request.body(body).send().await {
         Ok(answer) => match answer.status().as_u16() {
             // The body tells it as well, and may be lost; the promise was made before.
-            202 => Answer::Accepted(BuildId::from_delivery(&delivery).to_string()),
+            202 => Answer::Accepted(
+                BuildId::from_delivery(&delivery, DEFAULT_STATUS_CONTEXT).to_string(),
+            ),
             503 => Answer::Refused,
             code => Answer::Wrong(code),
         },

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use fastrand::Rng;
 use harness::Hook;
 use shared::build::BuildId;
+use shared::config::DEFAULT_STATUS_CONTEXT;
 
 use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
@@ -64,7 +65,7 @@ async fn deliver(world: &World, hook: Hook, listens: bool) -> Build {
     let delivery = world.github.deliver(hook, "push", &payload).await;
     assert_eq!(delivery.status_code == 202, listens, "{delivery:?}");
     Build {
-        id: BuildId::from_delivery(&delivery.guid).to_string(),
+        id: BuildId::from_delivery(&delivery.guid, DEFAULT_STATUS_CONTEXT).to_string(),
         commit,
     }
 }

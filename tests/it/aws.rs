@@ -522,7 +522,7 @@ async fn assert_told_no_more_than_it_reads(deployed: &Deployed<'_>) {
     };
     assert_eq!(
         names("HandlerFunction").await,
-        "BRANCHES GITHUB_REPO LOG_FORMAT QUEUE_URL WEBHOOK_SECRET"
+        "BRANCHES GITHUB_REPO LOG_FORMAT QUEUE_URL STATUS_CONTEXT WEBHOOK_SECRET"
     );
     assert_eq!(
         names("RedeliverFunction").await,

@@ -240,7 +240,7 @@ async fn help_lists_every_variable() {
         WEBHOOK_URL        the webhook's URL without a token, by which it is found at GitHub [PUBLIC_URL]
         RECONCILE          0: pushes that GitHub could not deliver to the webhook are not looked for [1 (worker alone: 0)]
         BRANCHES           globs of the branches and tags that build, comma separated [*]
-        STATUS_CONTEXT     name of the commit status [compose-ci]
+        STATUS_CONTEXT     name of the commit status; one for each service that builds the same pushes [compose-ci]
         GITHUB_API_URL     GitHub Enterprise, or a stand-in [https://api.github.com]
 
       The service

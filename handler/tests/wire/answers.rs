@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::build::BuildId;
 
 use crate::client::{head, post};
-use crate::service::{GUID, SECRET, SHA, Service, Settings, TOKEN, delivery, push, sign};
+use crate::service::{CONTEXT, GUID, SECRET, SHA, Service, Settings, TOKEN, delivery, push, sign};
 
 #[tokio::test]
 async fn a_push_is_queued_and_answered_with_its_uuid() {
@@ -14,7 +14,7 @@ async fn a_push_is_queued_and_answered_with_its_uuid() {
         .answer(delivery("push", &push("refs/heads/main", "Mend it")))
         .await;
     assert_eq!(answer.status, 202);
-    let id = BuildId::from_delivery(GUID);
+    let id = BuildId::from_delivery(GUID, CONTEXT);
     assert_eq!(answer.body, format!("{id}\n"));
     let [request] = service.queued().await.try_into().expect("one build");
     assert_eq!(request.id, id);
@@ -35,7 +35,7 @@ async fn whoever_asks_for_json_gets_json() {
             202,
             format!(
                 r#"{{"build":"{}","repository":"octo/hello","revision":"{SHA}","ref":"v1"}}"#,
-                BuildId::from_delivery(GUID)
+                BuildId::from_delivery(GUID, CONTEXT)
             ),
         ),
         (

@@ -19,6 +19,7 @@ use crate::client::{Answer, Client, post};
 
 pub(crate) const TOKEN: &str = "t0ken";
 pub(crate) const SECRET: &str = "a secret to everybody";
+pub(crate) const CONTEXT: &str = "ci";
 pub(crate) const GUID: &str = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
 pub(crate) const SHA: &str = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
 
@@ -97,6 +98,7 @@ impl Service {
                 .collect(),
             repos: settings.repos.parse().unwrap(),
             branches: settings.branches.parse().unwrap(),
+            status_context: CONTEXT.to_owned(),
         };
         let router = router_with_limits(&webhook, queue.clone(), &settings.limits);
         let server = Server::bind(&settings.listen)
