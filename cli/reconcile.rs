@@ -121,18 +121,20 @@ impl Reconciler {
     }
 
     async fn look_at(&self, owner: &HookOwner, findings: &mut Findings) -> anyhow::Result<()> {
+        let mut streak = FailureStreak::default();
         for push in self.missed.find(owner).await? {
             if self.records.is_dealt_with(self.build(&push)).await? {
                 continue;
             }
             let payload = match self.missed.payload(&push).await {
                 Ok(payload) => payload,
-                Err(error) if error.is_transient() => return Err(LookupError::from(error).into()),
+                Err(error) if streak.failed(&error) => return Err(error.into()),
                 Err(error) => {
                     findings.problems.push(error.into());
                     continue;
                 }
             };
+            streak.succeeded();
             match self.webhook.decide(&push.guid, &payload) {
                 Ok(request) => findings.queued.push(self.enqueue(request).await?),
                 Err(why) => tracing::info!(delivery = push.guid, %why, "ignored a missed push"),

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde::de::IgnoredAny;
 use shared::config::{Env, LogConfig, LookupConfig};
-use shared::github::{Attempt, HookOwner, LookupError, MissedPushes};
+use shared::github::{Attempt, FailureStreak, HookOwner, LookupError, MissedPushes};
 use shared::telemetry;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
@@ -119,14 +119,21 @@ impl Redelivery {
         let now = SystemTime::now();
         let missed = self.missed.find(owner).await?;
         findings.missed += missed.len();
+        let mut streak = FailureStreak::default();
         for push in missed
             .iter()
             .filter(|push| is_due(&push.first, &push.last, now))
         {
             pace.tick().await;
-            self.missed.redeliver(push).await?;
-            tracing::info!(delivery = push.guid, %owner, "GitHub delivers a missed push again");
-            findings.redelivered += 1;
+            match self.missed.redeliver(push).await {
+                Ok(()) => {
+                    tracing::info!(delivery = push.guid, %owner, "GitHub delivers a missed push again");
+                    findings.redelivered += 1;
+                    streak.succeeded();
+                }
+                Err(error) if streak.failed(&error) => return Err(error),
+                Err(error) => findings.problems.push(error.to_string()),
+            }
         }
         Ok(())
     }

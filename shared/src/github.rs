@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use answer::{no_answer, send};
 pub use hooks::{Attempt, Hook, HookOwner};
-pub use missed::{Access, LookupError, MissedPush, MissedPushes, REMEMBERED};
+pub use missed::{Access, FailureStreak, LookupError, MissedPush, MissedPushes, REMEMBERED};
 pub use patience::{Patience, retried};
 
 /// GitHub itself gives up on a request after 10 s.

@@ -118,8 +118,8 @@ impl MissedPushes {
     /// The JSON of the push.
     ///
     /// # Errors
-    /// See [`GithubError`].
-    pub async fn payload(&self, push: &MissedPush) -> Result<String, GithubError> {
+    /// See [`LookupError`].
+    pub async fn payload(&self, push: &MissedPush) -> Result<String, LookupError> {
         let payload = self
             .github
             .sent_payload(&push.owner, push.hook, push.first.id);
@@ -171,6 +171,33 @@ fn no_right(error: GithubError, owner: &HookOwner, access: Access) -> LookupErro
             status,
         },
         error => error.into(),
+    }
+}
+
+/// After so many failures in a row it is not the push that is at fault.
+const FAILURES_MAX: u32 = 3;
+
+/// Tells a push that cannot be had from a GitHub that is away, while one push after the other is dealt
+/// with: the first must not keep the others back for three days, and the second is not asked for each
+/// of hundreds.
+#[derive(Debug, Default)]
+pub struct FailureStreak {
+    failures: u32,
+    succeeded: bool,
+}
+
+impl FailureStreak {
+    /// Notes that a push was dealt with.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+        self.succeeded = true;
+    }
+
+    /// Notes that a push could not be had. True if the others are no better off.
+    pub fn failed(&mut self, error: &LookupError) -> bool {
+        self.failures += 1;
+        let has_no_right = matches!(error, LookupError::NoRight { .. }) && !self.succeeded;
+        has_no_right || error.retry_after().is_some() || self.failures >= FAILURES_MAX
     }
 }
 
@@ -279,5 +306,30 @@ mod tests {
         GitHub answered 404 to the webhooks of the organization octo: GITHUB_TOKEN needs the permission to have them deliver again (the organization's "Webhooks: write", or admin:org_hook of a classic token)
         GitHub answered 401 to the webhooks
         "#);
+    }
+
+    #[test]
+    fn a_push_that_cannot_be_had_does_not_keep_the_others_back_and_a_github_that_is_away_does() {
+        let failed = |retry_after| {
+            LookupError::from(GithubError::Unavailable {
+                what: "a delivery".to_owned(),
+                reason: "it answered 500".to_owned(),
+                retry_after,
+                ambiguous: false,
+            })
+        };
+        let no_right = || LookupError::NoRight {
+            owner: HookOwner::Organization("octo".parse().expect("a name")),
+            access: Access::Write,
+            status: 404,
+        };
+        let mut streak = FailureStreak::default();
+        assert!(!streak.failed(&failed(None)) && !streak.failed(&failed(None)));
+        streak.succeeded();
+        assert!(!streak.failed(&failed(None)) && !streak.failed(&no_right()));
+        assert!(streak.failed(&failed(None)));
+
+        let at_once = |error| FailureStreak::default().failed(&error);
+        assert!(at_once(failed(Some(Duration::from_secs(60)))) && at_once(no_right()));
     }
 }
