@@ -6,7 +6,8 @@ use std::time::Duration;
 /// runs with; tests shorten the times.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at a time; more wait in the kernel's backlog.
+    /// Connections at a time, or half as many as this process may have files open, if that is less;
+    /// more wait in the kernel's backlog.
     pub connections: usize,
     /// From the first byte of a request's head, or the start of the connection, to the head's end.
     pub head: Duration,

@@ -1,9 +1,13 @@
 //! What the running service answers over HTTP and HTTPS.
 
+use std::fs::{self, Permissions};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
 use harness::{Answer, Certificates, OneBox, Setup, run_to_end};
 use serde_json::json;
 
-use crate::fixture::{DEADLINE, Fixture, REPO};
+use crate::fixture::{DEADLINE, Fixture, GATE, REPO, at_gate, open_gate};
 
 /// What the image's health check finds of this service.
 async fn health_of(setup: &Setup, service: &OneBox) -> Option<i32> {
@@ -100,4 +104,35 @@ async fn the_seeds_manual_trigger_builds_where_there_is_no_webhook_secret() {
 
     let with_secret = fixture.setup("true").start().await;
     assert_eq!(seeds_curl(&fixture, &with_secret).await.code, 401);
+}
+
+/// On a host that lets each process have few files open.
+#[tokio::test]
+async fn connections_of_strangers_take_nothing_from_a_build() {
+    const FILES: usize = 200;
+    let fixture = Fixture::plain().await;
+    let program = tempfile::NamedTempFile::new().expect("a file");
+    let program = program.into_temp_path();
+    let binary = env!("CARGO_BIN_EXE_compose-ci");
+    let script = format!("#!/bin/sh\nulimit -n {FILES}\nexec {binary} \"$@\"\n");
+    fs::write(&program, script).expect("written");
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("made executable");
+    let setup = Setup::new(program.to_path_buf(), &fixture.github, REPO);
+    let service = setup.env("HOOK", format!("{GATE}; cat README.md"));
+    let service = service.start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    let url = service.url("");
+    let (_, address) = url.split_once("//").expect("a URL");
+    let strangers = (0..FILES * 2).map(|_| TcpStream::connect(address));
+    let strangers: Vec<_> = strangers
+        .collect::<Result<_, _>>()
+        .expect("the backlog has room");
+
+    open_gate(&build).await;
+    fixture.assert_nothing_left(&build).await;
+    drop(strangers);
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    assert_eq!(built.log, "hello\n");
 }

@@ -3,6 +3,7 @@
 //! `axum::serve` gives hyper no timer, so that its deadlines never end a connection; this accept
 //! loop exists for the deadlines, the cap on connections, TLS and an orderly end.
 
+mod descriptors;
 mod tls;
 mod pace;
 mod connection;
@@ -81,7 +82,8 @@ impl Server {
     /// have [`Limits::drain`] to end.
     pub async fn serve(self, router: Router, shutdown: &Shutdown) {
         let connections = TaskTracker::new();
-        let slots = Arc::new(Semaphore::new(self.limits.connections));
+        let connections_max = descriptors::connections(self.limits.connections);
+        let slots = Arc::new(Semaphore::new(connections_max));
         let peers = Arc::new(Peers {
             tls: self.tls,
             router,

@@ -196,7 +196,11 @@ impl SqsLease {
     }
 
     pub(super) async fn extend(&self, visibility: Duration) -> Result<(), QueueError> {
-        self.hide_for(visibility).await
+        // For no time at all SQS would give it to somebody else.
+        match self.left().is_zero() {
+            true => Err(QueueError::LeaseExpired),
+            false => self.hide_for(visibility).await,
+        }
     }
 
     /// Tries until it is too late: what is not settled is built again, maybe by another worker.
@@ -226,8 +230,12 @@ impl SqsLease {
     }
 
     async fn hide_for(&self, time: Duration) -> Result<(), QueueError> {
-        let left = HIDDEN_MAX.saturating_sub(self.received.elapsed() + HIDDEN_MARGIN);
-        self.queue.hide(&self.receipt, time.min(left)).await
+        self.queue.hide(&self.receipt, time.min(self.left())).await
+    }
+
+    /// How much longer SQS can hide the message.
+    fn left(&self) -> Duration {
+        HIDDEN_MAX.saturating_sub(self.received.elapsed() + HIDDEN_MARGIN)
     }
 }
 
