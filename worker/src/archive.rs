@@ -4,8 +4,10 @@
 //! only there), must be of the commit that was asked for, and may hold nothing but files,
 //! directories and symbolic links below one top folder, which is stripped.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::GzDecoder;
@@ -18,6 +20,10 @@ const UNPACKED_MAX_BYTES: u64 = 16 << 30;
 
 /// The most that the comment with the commit's id may be long, in bytes.
 const PAX_COMMENT_MAX_BYTES: u64 = 4096;
+
+/// The most that may stand between the contents of two files, in bytes: headers, and what has no room
+/// in them. It is kept in memory. A path on Linux has 4,096 bytes at most.
+const HEADERS_MAX_BYTES: u64 = 1 << 20;
 
 /// What is wrong with an archive, fit for the commit's author.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +47,8 @@ pub(crate) enum ArchiveError {
 
 /// Reads a gzipped tarball of `commit` and writes its contents, without the top folder, as tar.
 ///
-/// Memory: the paths of the symbolic links, so that nothing is written through one.
+/// Memory: the paths of the symbolic links, so that nothing is written through one; and one entry's
+/// headers.
 ///
 /// # Errors
 /// See [`ArchiveError`]. What was written until then is an incomplete tar.
@@ -50,11 +57,16 @@ pub(crate) fn repack(
     commit: &CommitSha,
     output: impl Write,
 ) -> Result<(), ArchiveError> {
-    let mut archive = Archive::new(GzDecoder::new(tarball));
+    let allowance = Allowance::default();
+    let mut archive = Archive::new(Rationed {
+        input: GzDecoder::new(tarball),
+        allowance: &allowance,
+    });
     let mut repacker = Repacker::new(output);
     let mut commit_seen = false;
-    for entry in archive.entries().map_err(ArchiveError::Damaged)? {
-        let mut entry = entry.map_err(ArchiveError::Damaged)?;
+    let mut entries = archive.entries().map_err(ArchiveError::Damaged)?;
+    while let Some(entry) = allowance.for_headers(|| entries.next()) {
+        let mut entry = entry.map_err(|error| allowance.blame(error))?;
         match entry.header().entry_type() {
             EntryType::XGlobalHeader => commit_seen |= names_commit(&mut entry, commit)?,
             _ if !commit_seen => return Err(ArchiveError::OtherCommit),
@@ -67,6 +79,58 @@ pub(crate) fn repack(
     // The tar ends before the gzip does, and only there stands the checksum.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Damaged)?;
     repacker.finish()
+}
+
+/// How much more may be read of a tarball before it is too much at once.
+#[derive(Debug, Default)]
+struct Allowance {
+    /// Nothing: any amount.
+    left_bytes: Cell<Option<u64>>,
+}
+
+impl Allowance {
+    /// Has an entry's headers read, and what was left of the entry before.
+    fn for_headers<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.left_bytes.set(Some(HEADERS_MAX_BYTES));
+        let result = read();
+        if self.left_bytes.get() != Some(0) {
+            self.left_bytes.set(None);
+        }
+        result
+    }
+
+    fn blame(&self, error: io::Error) -> ArchiveError {
+        match self.left_bytes.get() {
+            Some(0) => ArchiveError::Hostile(format!(
+                "headers of more than {} MiB",
+                HEADERS_MAX_BYTES >> 20
+            )),
+            _ => ArchiveError::Damaged(error),
+        }
+    }
+}
+
+/// What is read within an [`Allowance`].
+struct Rationed<'a, R> {
+    input: R,
+    allowance: &'a Allowance,
+}
+
+impl<R: Read> Read for Rationed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(left) = self.allowance.left_bytes.get() else {
+            return self.input.read(buffer);
+        };
+        if left == 0 {
+            return Err(io::Error::other("too much at once"));
+        }
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.input.read(&mut buffer[..wanted])?;
+        self.allowance.left_bytes.set(Some(left - read as u64));
+        Ok(read)
+    }
 }
 
 /// Whether a pax global header carries the comment that `git archive` writes: the commit's id.
@@ -119,10 +183,17 @@ impl<W: Write> Repacker<W> {
         let mut header = header_like(entry);
         match entry.header().entry_type() {
             EntryType::Symlink => self.append_link(&name, path, entry, &mut header),
-            EntryType::Regular | EntryType::Directory => {
+            EntryType::Regular => {
                 let mut data = SourceTracking::new(entry);
                 let written = self.output.append_data(&mut header, &path, &mut data);
                 written.map_err(|error| data.blame(error))
+            }
+            EntryType::Directory => {
+                // An engine takes what stands behind a directory for the next entry, whatever size
+                // the directory says that it has.
+                header.set_size(0);
+                let written = self.output.append_data(&mut header, &path, io::empty());
+                written.map_err(ArchiveError::Output)
             }
             _ => Err(hostile(
                 &name,
@@ -158,7 +229,8 @@ fn below_top_folder(name: &Path) -> Result<Option<PathBuf>, ArchiveError> {
     let plain = name
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
-    if !plain {
+    // To an engine a name ends at a zero byte.
+    if !plain || name.as_os_str().as_bytes().contains(&0) {
         return Err(hostile(name, "is not a path below its folder"));
     }
     let path: PathBuf = name.components().skip(1).collect();

@@ -176,6 +176,52 @@ fn what_git_does_not_make_is_refused() {
 }
 
 #[test]
+fn a_directory_has_no_contents() {
+    let input = tarball(COMMIT, |tar| {
+        raw(tar, EntryType::Directory, "top/a", "", 0o755, &[b'x'; 512]);
+        file(tar, "top/a/b", 0o644, b"b");
+    });
+    let output = repacked(&input).expect("valid");
+    assert_eq!(listing(&output).len(), 2);
+    assert!(!output.contains(&b'x'));
+}
+
+#[test]
+fn a_name_with_a_zero_byte_is_refused() {
+    let long = "d".repeat(110);
+    let input = tarball(COMMIT, |tar| {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        let name = format!("top/{long}\0x");
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        tar.append(&header, format!("{name}\0").as_bytes())
+            .expect("in memory");
+        file(tar, "top/short", 0o644, b"");
+    });
+    let error = repacked(&input).expect_err("a zero byte");
+    assert!(matches!(error, ArchiveError::Hostile(_)), "{error}");
+}
+
+#[test]
+fn headers_that_would_fill_the_memory_are_refused() {
+    let entry = |header_bytes: usize| {
+        tarball(COMMIT, |tar| {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(EntryType::GNULongLink);
+            header.set_size(header_bytes as u64);
+            header.set_cksum();
+            let target = vec![b'x'; header_bytes];
+            tar.append(&header, &target[..]).expect("in memory");
+            raw(tar, EntryType::Symlink, "top/a", "", 0o777, b"");
+        })
+    };
+    repacked(&entry(4096)).expect("a path");
+    let error = repacked(&entry(2 << 20)).expect_err("too much");
+    insta::assert_snapshot!(error, @"the tarball holds an entry that git does not make: headers of more than 1 MiB");
+}
+
+#[test]
 fn nothing_is_written_through_a_symbolic_link() {
     let input = tarball(COMMIT, |tar| {
         raw(tar, EntryType::Symlink, "top/etc", "/etc", 0o777, b"");
