@@ -1,5 +1,5 @@
 //! What a hook makes that runs `docker compose up`. There is no docker in the image of the hooks, so
-//! the suite makes it in their place, with the label that compose sets.
+//! the suite makes it in their place, with the labels that compose sets.
 
 use std::collections::HashMap;
 
@@ -12,6 +12,8 @@ use harness::Engine;
 use crate::world::{Build, IMAGE};
 
 const PROJECT_LABEL: &str = "com.docker.compose.project";
+/// Compose has it on containers alone.
+const CONTAINER_LABEL: &str = "com.docker.compose.config-hash";
 
 /// Makes a network, a volume and a container that runs until it is removed.
 ///
@@ -41,6 +43,8 @@ async fn make(docker: &Docker, project: &str) -> Result<(), Error> {
         })
         .await?;
     let web = format!("{project}-web-1");
+    let mut labels = labels;
+    labels.insert(CONTAINER_LABEL.to_owned(), "of its settings".to_owned());
     let options = CreateContainerOptionsBuilder::default().name(&web).build();
     let body = ContainerCreateBody {
         image: Some(IMAGE.to_owned()),

@@ -5,7 +5,7 @@ use std::fs;
 use harness::{AtEnd, TestRepo, docker, test_image};
 use uuid::Uuid;
 
-use crate::fixture::{DEADLINE, Fixture, log, project};
+use crate::fixture::{DEADLINE, Fixture, log, project, told};
 
 /// A service that waits, and tests in a bind mount of the checkout.
 fn compose_file() -> String {
@@ -175,6 +175,44 @@ async fn what_the_ci_did_not_make_is_not_touched() {
     for list in [&running[..], &network, &volume] {
         assert_eq!(docker(list).await.lines().count(), 1, "{list:?}");
     }
+}
+
+/// Compose labels the images that it builds, and a container has the labels of its image.
+#[tokio::test]
+async fn a_container_that_a_hook_deploys_from_an_image_that_it_built_stays() {
+    let name = format!("deployed-{}", Uuid::new_v4().simple());
+    let mut at_end = AtEnd::new();
+    at_end.docker(&["rmi", &name]);
+    at_end.docker(&["rm", "--force", &name]);
+    let image = test_image();
+    let compose = format!("services:\n  app: {{ image: '{name}', build: . }}\n");
+    let fixture = Fixture::of(&[
+        ("compose.yaml", &compose),
+        (
+            "Dockerfile",
+            &format!("FROM {image}\nENTRYPOINT [\"sleep\"]\n"),
+        ),
+    ])
+    .await;
+    let hook = format!(
+        "set -e; exec >/dev/null 2>&1
+        docker compose build; docker compose run --detach app 300
+        docker run --detach --init --name {name} {name} 300"
+    );
+    let mut service = fixture.setup(&hook).start().await;
+    let build = fixture.push(&service).await;
+    let told = told(&fixture.github.wait_for_end(&fixture.sha, DEADLINE).await);
+    assert_eq!(told, ["Pending: building", "Success: passed in …"]);
+    // It cleans up before it ends.
+    service.stop(DEADLINE).await;
+    let checkout = format!("name=compose-ci-{build}");
+    let checkout = ["volume", "ls", "--quiet", "--filter", &checkout];
+    assert_eq!(docker(&checkout).await, "");
+
+    let of_project = format!("label=com.docker.compose.project={}", project(&build));
+    let left = ["ps", "--all", "--format", "{{.Names}}", "--filter"];
+    let left = docker(&[&left[..], &[&of_project]].concat()).await;
+    assert_eq!(left.trim_end(), name);
 }
 
 #[tokio::test]

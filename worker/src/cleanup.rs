@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use shared::build::BuildId;
 
-use crate::container::{self, BUILD_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL};
+use crate::container::{
+    self, BUILD_LABEL, COMPOSE_CONTAINER_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL,
+};
 use crate::engine::{Engine, EngineError, Phase};
 use crate::record::{LeaseState, Records};
 
@@ -18,31 +20,51 @@ const SEEN: Duration = Duration::from_secs(15 * 60);
 const TAKEN_OVER: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Removes the container, the compose project's containers, networks, volumes and images, and the
-/// checkout. The checkout's volume goes last: while it is there, a sweep finds the build.
+/// checkout. The checkout's volume goes last: while it is there, a sweep finds the build. What a build
+/// with `GARBAGE_COLLECT=0` made stays.
 ///
 /// # Errors
 /// The engine does not answer, or something is still in use; what could be removed is gone.
 pub(crate) async fn remove(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
-    // The hook first, or it would go on making things.
-    engine.remove_container(&build.to_string()).await?;
+    match engine.inspect(&build.to_string()).await {
+        Ok(container) if container.labels.contains_key(KEEP_LABEL) => return Ok(()),
+        // The hook first, or it would go on making things.
+        Ok(container) if container::is_of(build, &container.labels) => {
+            engine.remove_container(&container.id).await?;
+        }
+        // Somebody else's has this name.
+        Ok(_) | Err(EngineError::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
     remove_compose_project(engine, &build.compose_project()).await?;
     engine.remove_volume(&container::volume_name(build)).await
 }
 
 /// Removes what was prepared for a build that is another worker's. If that worker uses this engine, its
-/// hook is in no danger: what runs stays, and so does a checkout that a container has mounted.
+/// hook is in no danger: what was started stays, and so does a checkout that a container has mounted.
 ///
 /// # Errors
 /// The engine does not answer, or refuses because something is in use.
 pub(crate) async fn remove_unused(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
-    engine.remove_idle_container(&build.to_string()).await?;
+    match engine.inspect(&build.to_string()).await {
+        Ok(container) if container.phase == Phase::Created => {
+            engine.remove_idle_container(&container.id).await?;
+        }
+        // That worker uses this engine, and may be about to look how the hook ended.
+        Ok(_) => return Ok(()),
+        Err(EngineError::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
     engine.remove_volume(&container::volume_name(build)).await
 }
 
 async fn remove_compose_project(engine: &Engine, project: &str) -> Result<(), EngineError> {
     let label = format!("{COMPOSE_PROJECT_LABEL}={project}");
+    // A container has the labels of its image as well, and compose labels images with the project: one
+    // that somebody else runs from such an image is theirs.
+    let by_compose = [label.as_str(), COMPOSE_CONTAINER_LABEL];
     let (containers, networks, volumes, images) = tokio::try_join!(
-        engine.containers(&label),
+        engine.containers(&by_compose),
         engine.networks(&label),
         engine.volumes(&label),
         engine.image_tags(&label),
@@ -73,8 +95,10 @@ fn is_named_after(tag: &str, project: &str) -> bool {
 /// # Errors
 /// The engine or the records cannot be read.
 pub(crate) async fn sweep(engine: &Engine, records: &Records) -> anyhow::Result<()> {
-    let (containers, volumes) =
-        tokio::try_join!(engine.containers(BUILD_LABEL), engine.volumes(BUILD_LABEL))?;
+    let (containers, volumes) = tokio::try_join!(
+        engine.containers(&[BUILD_LABEL]),
+        engine.volumes(BUILD_LABEL)
+    )?;
     let candidates: BTreeSet<BuildId> = containers
         .iter()
         .chain(&volumes)

@@ -19,6 +19,8 @@ pub const BUILD_LABEL: &str = "compose-ci.build";
 pub const KEEP_LABEL: &str = "compose-ci.keep";
 /// The label that compose gives to all that belongs to a project.
 pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
+/// Compose puts it on the containers that it makes, by `up` and by `run`, and on no image.
+pub const COMPOSE_CONTAINER_LABEL: &str = "com.docker.compose.config-hash";
 
 /// Where the checkout is mounted besides its own host path, for `docker cp <uuid>:/tarball .`
 pub(crate) const TARBALL_DIR: &str = "/tarball";
@@ -81,6 +83,11 @@ pub(crate) struct Plan<'a> {
 /// The name of the build's checkout volume.
 pub fn volume_name(build: BuildId) -> String {
     format!("compose-ci-{build}")
+}
+
+/// Whether something with these labels was made by this program for a build.
+pub(crate) fn is_of(build: BuildId, labels: &HashMap<String, String>) -> bool {
+    labels.get(BUILD_LABEL) == Some(&build.to_string())
 }
 
 /// The labels of everything that this program itself makes for a build.

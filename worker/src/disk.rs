@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, StatVfs, fallocate, statvfs};
+use rustix::io::Errno;
 
 /// One inode in so many has to be free. A file system has a fixed number of them, which small files
 /// use up while there are bytes left.
@@ -88,10 +89,10 @@ impl fmt::Display for Place {
 }
 
 impl Room {
-    /// What is left where this path is; nothing if it is not on this machine, or cannot be seen.
+    /// What is left where this path is; nothing if it is not on this machine, or not in this container.
     pub(crate) async fn at(path: &Path) -> Option<Self> {
         let path = path.to_owned();
-        let found = tokio::task::spawn_blocking(move || statvfs(&path)).await;
+        let found = tokio::task::spawn_blocking(move || visible(&path)).await;
         let found = found.expect("statvfs does not panic").ok()?;
         Some(Self {
             free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
@@ -127,6 +128,14 @@ impl Room {
     pub(crate) fn holds_reserve(self, min_bytes: u64) -> bool {
         self.free_bytes > min_bytes.saturating_add(2 * RESERVE_BYTES)
     }
+}
+
+/// Asks for the file system of a path. Users other than root may not look into the engine's directory,
+/// but may ask for what is mounted there: then that counts, or the nearest that can be asked for.
+fn visible(path: &Path) -> Result<StatVfs, Errno> {
+    let found = path.ancestors().map(statvfs);
+    let mut found = found.skip_while(|found| matches!(found, Err(Errno::ACCESS)));
+    found.next().unwrap_or(Err(Errno::ACCESS))
 }
 
 /// Whether somebody was told that a disk is full, by the words of the kernel.

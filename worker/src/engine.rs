@@ -121,6 +121,15 @@ pub struct Labelled {
     pub labels: HashMap<String, String>,
 }
 
+/// An image that has no name, as when a newer one has taken it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamelessImage {
+    pub(crate) id: String,
+    pub(crate) labels: HashMap<String, String>,
+    /// When it was built, to the second.
+    pub(crate) created_at: SystemTime,
+}
+
 impl Engine {
     /// Prepares the connection; nothing is sent yet.
     ///
@@ -341,11 +350,11 @@ impl Engine {
         })
     }
 
-    /// The containers with a label (`name` or `name=value`), ended ones included.
-    pub(crate) async fn containers(&self, label: &str) -> Result<Vec<Labelled>> {
+    /// The containers with all of these labels (`name` or `name=value`), ended ones included.
+    pub(crate) async fn containers(&self, labels: &[&str]) -> Result<Vec<Labelled>> {
         let options = ListContainersOptionsBuilder::default()
             .all(true)
-            .filters(&by_label(label))
+            .filters(&by_labels(labels))
             .build();
         let found = in_time(self.docker.list_containers(Some(options))).await?;
         Ok(found
@@ -390,18 +399,21 @@ impl Engine {
             .collect())
     }
 
-    /// The images with a label that have no name, as when a newer one has taken it; by id.
-    pub(crate) async fn nameless_images(&self, label: &str) -> Result<Vec<Labelled>> {
+    /// The images with a label that have no name.
+    pub(crate) async fn nameless_images(&self, label: &str) -> Result<Vec<NamelessImage>> {
         let mut filters = by_label(label);
         filters.insert("dangling", vec!["true".to_owned()]);
         let options = ListImagesOptionsBuilder::default()
             .filters(&filters)
             .build();
         let found = in_time(self.docker.list_images(Some(options))).await?;
-        Ok(found
-            .into_iter()
-            .filter_map(|image| labelled(image.id, Some(image.labels)))
-            .collect())
+        let nameless = found.into_iter().map(|image| NamelessImage {
+            id: image.id,
+            labels: image.labels,
+            created_at: SystemTime::UNIX_EPOCH
+                + Duration::from_secs(image.created.try_into().unwrap_or(0)),
+        });
+        Ok(nameless.collect())
     }
 
     /// The id of the image that this name means; nothing if there is none.
@@ -529,7 +541,11 @@ impl From<Error> for EngineError {
 }
 
 fn by_label(label: &str) -> HashMap<&'static str, Vec<String>> {
-    HashMap::from([("label", vec![label.to_owned()])])
+    by_labels(&[label])
+}
+
+fn by_labels(labels: &[&str]) -> HashMap<&'static str, Vec<String>> {
+    HashMap::from([("label", labels.iter().map(ToString::to_string).collect())])
 }
 
 /// A time as the engine tells it; that of what never was is in the year 1.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use shared::build::BuildId;
 
 use crate::container::COMPOSE_PROJECT_LABEL;
-use crate::engine::{Engine, EngineError, Labelled};
+use crate::engine::{Engine, EngineError, NamelessImage};
 use crate::record::{LeaseState, PulledImage, Records};
 
 /// Removes the images that the worker pulled and that no build has used for this time; never
@@ -23,8 +23,10 @@ pub(crate) async fn remove_unused(
     current: &str,
     kept_for: Duration,
 ) -> anyhow::Result<()> {
+    // It may be known by another name as well.
+    let current = engine.image_id(current).await?;
     for image in records.pulled_images().await? {
-        if !is_unused(&image, current, kept_for) {
+        if !is_unused(&image, current.as_deref(), kept_for) {
             continue;
         }
         let name = &image.name;
@@ -47,12 +49,13 @@ pub(crate) async fn remove_unused(
     Ok(())
 }
 
-fn is_unused(image: &PulledImage, current: &str, kept_for: Duration) -> bool {
+fn is_unused(image: &PulledImage, current_id: Option<&str>, kept_for: Duration) -> bool {
     let unused_for = SystemTime::now().duration_since(image.used_at);
-    image.name != current && unused_for.unwrap_or_default() >= kept_for
+    Some(&*image.id) != current_id && unused_for.unwrap_or_default() >= kept_for
 }
 
-/// Removes the images without a name that the compose projects of finished builds built.
+/// Removes the images without a name that the compose projects of finished builds built. One that was made
+/// from these later has their label too, and is somebody else's.
 ///
 /// # Errors
 /// The engine or the records cannot be read.
@@ -62,12 +65,13 @@ pub(crate) async fn remove_nameless(engine: &Engine, records: &Records) -> anyho
             continue;
         };
         let known = records.find(build).await?;
-        let finished = known.is_some_and(|build| build.finished.is_some());
-        if !finished || records.lease(build).await? != LeaseState::None {
+        let finished = known.and_then(|build| build.finished);
+        let made_before = finished.is_some_and(|end| image.created_at <= end.at);
+        if !made_before || records.lease(build).await? != LeaseState::None {
             continue;
         }
-        match engine.remove_only_image(&image.name).await {
-            Ok(()) => tracing::info!(%build, image = image.name, "removed an image without a name"),
+        match engine.remove_only_image(&image.id).await {
+            Ok(()) => tracing::info!(%build, image = image.id, "removed an image without a name"),
             // A container uses it, or a newer image is based on it.
             Err(EngineError::Conflict(_)) => {}
             Err(error) => tracing::warn!(%build, %error, "cannot remove an image without a name"),
@@ -77,7 +81,7 @@ pub(crate) async fn remove_nameless(engine: &Engine, records: &Records) -> anyho
 }
 
 /// The build whose compose project an image is of.
-fn built_by(image: &Labelled) -> Option<BuildId> {
+fn built_by(image: &NamelessImage) -> Option<BuildId> {
     let project = image.labels.get(COMPOSE_PROJECT_LABEL)?;
     let build: BuildId = project.strip_prefix("ci-")?.parse().ok()?;
     (build.compose_project() == *project).then_some(build)
@@ -97,14 +101,16 @@ mod tests {
             id: "sha256:00".into(),
             used_at: SystemTime::now() - 5 * DAY,
         };
+        let (other, same) = (Some("sha256:01"), Some("sha256:00"));
         for (current, kept_for, unused) in [
-            ("app:2", 4 * DAY, true),
-            ("app:2", 6 * DAY, false),
-            ("app:2", Duration::ZERO, true),
-            ("app:1", 4 * DAY, false),
-            ("app:1", Duration::ZERO, false),
+            (other, 4 * DAY, true),
+            (other, 6 * DAY, false),
+            (other, Duration::ZERO, true),
+            (None, Duration::ZERO, true),
+            (same, 4 * DAY, false),
+            (same, Duration::ZERO, false),
         ] {
-            let told = format!("{current} {kept_for:?}");
+            let told = format!("{current:?} {kept_for:?}");
             assert_eq!(is_unused(&image, current, kept_for), unused, "{told}");
         }
     }
@@ -113,9 +119,10 @@ mod tests {
     fn an_image_is_a_builds_only_by_the_label_of_its_project() {
         let build = BuildId::random();
         let of = |project: &str| {
-            built_by(&Labelled {
-                name: "sha256:00".into(),
+            built_by(&NamelessImage {
+                id: "sha256:00".into(),
                 labels: HashMap::from([(COMPOSE_PROJECT_LABEL.into(), project.into())]),
+                created_at: SystemTime::UNIX_EPOCH,
             })
         };
         assert_eq!(of(&build.compose_project()), Some(build));
