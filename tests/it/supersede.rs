@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use harness::{Endpoint, Fault, OneBox, Setup};
+use harness::{Endpoint, Fault, OneBox, Setup, docker};
 
 use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, log, open_gate, told};
 use crate::sqs::Sqs;
@@ -263,13 +263,15 @@ async fn a_newer_commit_that_is_not_built_supersedes_nothing() {
 #[tokio::test]
 async fn a_service_that_is_killed_while_it_stops_a_build_tells_why_it_was_stopped() {
     let mut fixture = Fixture::plain().await;
-    let hook = format!("echo ran; trap '' TERM; {GATE}");
+    let hook = format!("echo ran; trap 'touch /tmp/stopping' TERM; {GATE}");
     let setup = fixture.superseding("2").env("HOOK", hook);
     let mut service = setup.start().await;
     let older = fixture.pushed(&service, "refs/heads/main").await;
     at_gate(&fixture.engine, &older.build).await;
     let newer = fixture.push_another(&service).await;
-    service.wait_for_log("superseded build=", DEADLINE).await;
+    // The signal goes to all that runs in the container.
+    let stopping = "trap '' TERM; until [ -e /tmp/stopping ]; do sleep 0.02; done";
+    docker(&["exec", &older.build, "sh", "-c", stopping]).await;
     service.kill();
     // What was decided holds, whatever the hook comes to now, and wherever the branch is.
     open_gate(&older.build).await;
@@ -278,6 +280,22 @@ async fn a_service_that_is_killed_while_it_stops_a_build_tells_why_it_was_stoppe
 
     let of_older = fixture.told_of(&older).await;
     assert_eq!(of_older, ["Pending: building", &superseded_by(&newer)]);
-    assert_eq!(log(&service, &older.build), "ran\n");
+    let log_of_older = log(&service, &older.build);
+    assert!(log_of_older.starts_with("ran\n"), "{log_of_older}");
     fixture.passes(&newer).await;
+}
+
+#[tokio::test]
+async fn a_hook_that_has_come_to_its_end_is_told_as_it_ended_wherever_the_branch_is_by_then() {
+    let mut fixture = Fixture::plain().await;
+    let mut service = fixture.superseding("2").start().await;
+    let older = fixture.pushed(&service, "refs/heads/main").await;
+    at_gate(&fixture.engine, &older.build).await;
+    service.kill();
+    open_gate(&older.build).await;
+    let ended = fixture.engine.wait_until_ended(&older.build, DEADLINE);
+    ended.await;
+    fixture.commit("README.md", "another\n");
+    service.start_again().await;
+    assert_eq!(fixture.told_of(&older).await, PASSED);
 }

@@ -202,15 +202,27 @@ async fn a_worker_that_is_cut_off_from_its_queue_tells_nothing_and_another_one_d
 
 #[tokio::test]
 async fn a_push_that_is_delivered_again_while_another_worker_builds_it_is_left_to_that_one() {
+    let engine = PrivateEngine::start().await;
     let world = World::new().await;
+    let other = world.on(&engine, "echo ran");
+    is_left_to_that_one(world, other).await;
+}
+
+#[tokio::test]
+async fn a_push_that_is_delivered_again_while_a_worker_beside_builds_it_is_left_to_that_one() {
+    let world = World::new().await;
+    let other = world.here("echo ran");
+    is_left_to_that_one(world, other).await;
+}
+
+async fn is_left_to_that_one(world: World, other: Setup) {
     let one = world.here(&format!("echo ran; {GATE}")).start().await;
     let (delivery, payload) = delivery(&world);
     let build = one.deliver("push", &delivery, &payload).await.build_id();
     at_gate(&world.fixture.engine, &build).await;
     assert_eq!(world.sqs.messages().await, [1, 0]);
 
-    let engine = PrivateEngine::start().await;
-    let mut other = world.on(&engine, "echo ran").start().await;
+    let mut other = other.start().await;
     // The worker that builds would wait for its own turn with it.
     let mut stopped = one;
     stopped.terminate();

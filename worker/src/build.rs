@@ -99,20 +99,16 @@ impl Builder {
             self.housekeeper.make_room().await;
             started = start().await;
         }
-        let result = match started {
-            Ok(started) => {
+        match (started, superseded_by.get()) {
+            (Ok(started), _) => {
                 let followed = self.follow(request, started, superseded_by).await;
                 followed.map_err(Obstacle::Transient)
             }
-            Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => {
+            (Err(_), Some(by)) => Ok(Outcome::Superseded { by: by.clone() }),
+            (Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)), None) => {
                 Ok(Outcome::error(reason))
             }
-            Err(obstacle) => Err(obstacle),
-        };
-        // A hook that is stopped may end in any way.
-        match superseded_by.get() {
-            Some(by) => Ok(Outcome::Superseded { by: by.clone() }),
-            None => result,
+            (Err(obstacle), None) => Err(obstacle),
         }
     }
 

@@ -217,13 +217,20 @@ impl Claim<'_> {
     /// Looks whether another worker has claimed the build, or ended it.
     ///
     /// # Errors
-    /// It has; or its hook was interrupted; or GitHub is not available, for longer than patience lasts.
-    pub(crate) async fn look(&mut self) -> Result<(), Obstacle> {
+    /// GitHub is not available, for longer than patience lasts.
+    pub(crate) async fn look(&self) -> Result<Standing, Obstacle> {
         let look = || self.standing();
-        let standing = match Patience::default().outlast(look).await {
-            Err(error) if !error.is_transient() => Standing::Unclaimed,
-            standing => standing?,
-        };
+        match Patience::default().outlast(look).await {
+            Err(error) if !error.is_transient() => Ok(Standing::Unclaimed),
+            standing => Ok(standing?),
+        }
+    }
+
+    /// Takes a build that stands like this.
+    ///
+    /// # Errors
+    /// It is another worker's; or its hook was interrupted.
+    pub(crate) fn take(&mut self, standing: Standing) -> Result<(), Obstacle> {
         if standing == Standing::Ours {
             self.hold();
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::build::{BuildId, BuildRequest};
 use shared::queue::{Delivery, Lease, MAX_RECEIVES, Queue};
 
-use crate::hold::{LEASE, Lost, Turns, keep_alive};
+use crate::hold::{Lost, Turns, keep_alive, resume};
 use crate::job::{Job, Receipt, Verdict};
 use crate::record::RecordError;
 
@@ -78,7 +78,7 @@ impl Deliveries {
     /// message comes back by itself. One that it has not even claimed waits for its turn again.
     pub(crate) async fn go_on(&self, request: &BuildRequest, lease: Lease) {
         let build = request.id;
-        match lease.extend(LEASE).await {
+        match resume(build, |time| lease.extend(time)).await {
             Ok(()) if self.job.has_begun(build).await => {
                 // What has begun is not given up: how often it was received does not matter.
                 self.work(request, lease, Task::Build, 1).await;
@@ -151,9 +151,12 @@ impl Deliveries {
         self.note(build, self.job.records.lose(build)).await;
     }
 
+    /// Noted first: at once the message may be received here again.
     async fn give_back(&self, build: BuildId, lease: Lease, delay: Duration) {
+        if lease.token().is_some() {
+            self.note(build, self.job.records.give_back(build)).await;
+        }
         give_back(lease, delay).await;
-        self.note(build, self.job.records.let_go(build)).await;
     }
 
     async fn note(&self, build: BuildId, noting: impl Future<Output = Result<(), RecordError>>) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shared::build::BuildId;
 use shared::queue::{QueueError, VISIBILITY_TIMEOUT};
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// What a lease is extended to. A worker may be cut off from its queue, or be restarted, for nearly
 /// that long without harm; and a build whose worker is lost with its host waits for twice as long.
@@ -63,6 +63,31 @@ where
         }
         if now >= fence {
             return Lost::Soon;
+        }
+    }
+}
+
+/// Extends a lease that an earlier process held. A machine that has just started may not reach the
+/// queue at once.
+///
+/// # Errors
+/// The lease has ended, or must have by now.
+pub(crate) async fn resume<F>(
+    build: BuildId,
+    extend: impl Fn(Duration) -> F,
+) -> Result<(), QueueError>
+where
+    F: Future<Output = Result<(), QueueError>>,
+{
+    let ended = Instant::now() + LEASE;
+    loop {
+        match extend(LEASE).await {
+            Err(QueueError::LeaseExpired) => return Err(QueueError::LeaseExpired),
+            Err(error) if Instant::now() < ended => {
+                tracing::warn!(%build, %error, "cannot extend a lease yet");
+                sleep(HEARTBEAT_RETRY).await;
+            }
+            extended => return extended,
         }
     }
 }
@@ -163,6 +188,30 @@ mod tests {
         });
         assert_eq!(lost.await, Lost::Soon);
         assert!(begun.elapsed() > LEASE - FENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_resumed_as_soon_as_the_queue_can_be_reached_and_not_once_it_has_ended() {
+        let attempts = Cell::new(0);
+        let resumed = async |lasting: u32, then: fn() -> Result<(), QueueError>| {
+            attempts.set(0);
+            resume(BuildId::random(), async |_lease| {
+                attempts.set(attempts.get() + 1);
+                if attempts.get() > lasting {
+                    then()
+                } else {
+                    Err(unreachable())
+                }
+            })
+            .await
+        };
+        assert!(resumed(3, || Ok(())).await.is_ok());
+        let ended = resumed(3, || Err(QueueError::LeaseExpired)).await;
+        assert!(matches!(ended, Err(QueueError::LeaseExpired)), "{ended:?}");
+        assert_eq!(attempts.get(), 4);
+        let begun = Instant::now();
+        assert!(resumed(u32::MAX, || Ok(())).await.is_err());
+        assert!(begun.elapsed() >= LEASE && begun.elapsed() < LEASE * 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{Begun, Builder};
-use crate::claim::{Claim, Claims};
+use crate::claim::{Claim, Claims, Standing};
 use crate::cleanup;
 use crate::mail::Mailer;
 use crate::outcome::{Obstacle, Outcome};
@@ -189,16 +189,14 @@ impl Job {
             .claims
             .claim(request, commit, page, message_id, receipt.receives);
         let mut claim = claim.await?;
-        if self.builder.is_begun_here(request.id).await? {
+        if build.hook_started && self.builder.is_begun_here(request.id).await? {
             claim.hold();
             return Ok(Some(claim));
         }
-        match claim.look().await {
-            // By now another worker on this engine may have started it.
-            Err(Obstacle::Elsewhere { .. }) if self.builder.is_begun_here(request.id).await? => {
-                claim.hold();
-            }
-            looked => looked?,
+        match claim.look().await? {
+            // By a worker on this engine: how it ends can be seen here.
+            Standing::Inherited if self.builder.is_begun_here(request.id).await? => claim.hold(),
+            standing => claim.take(standing)?,
         }
         Ok(Some(claim))
     }
@@ -338,10 +336,12 @@ impl Job {
     ) -> Result<Verdict, RecordError> {
         let id = build.request.id;
         tracing::info!(build = %id, ?again_in, "another worker has begun it; left alone");
-        self.records.leave(id).await?;
+        // Nobody else knows what this worker has made, so it is remembered until that is gone.
         if let Err(error) = cleanup::remove_unused(&self.builder.engine, id).await {
             tracing::warn!(build = %id, %error, "cannot clean up");
+            return Ok(Verdict::GiveBack(again_in.unwrap_or(RETRY_DELAY)));
         }
+        self.records.leave(id).await?;
         Ok(again_in.map_or(Verdict::Leave, Verdict::GiveBack))
     }
 

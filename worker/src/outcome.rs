@@ -144,6 +144,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the hook came to its own end.
+    pub(crate) fn is_the_hooks_own(&self) -> bool {
+        matches!(self, Self::Passed | Self::Failed { .. })
+    }
+
     /// Whether it tells how the branch is doing.
     pub fn is_verdict_on_branch(&self) -> bool {
         !matches!(self, Self::Superseded { .. })

@@ -112,10 +112,11 @@ impl Worker {
         drain: &CancellationToken,
         bell: Bell,
     ) -> anyhow::Result<()> {
-        let Some(engine) = drain.run_until_cancelled(self.engine_that_answers()).await else {
+        let Some(found) = drain.run_until_cancelled(self.surroundings()).await else {
             return Ok(());
         };
-        let job = self.job(engine?, bell).await?;
+        let (engine, surroundings) = found?;
+        let job = self.job(engine, surroundings, bell);
         let deliveries = Deliveries::new(job.clone());
         let engine = job.builder.engine.clone();
         let slots = Slots::new(engine, deliveries.clone(), self.config.concurrency);
@@ -133,25 +134,32 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until the engine answers.
+    /// Waits until the engine answers, and tells where builds run.
     ///
     /// # Errors
-    /// It answers that it will not, for a setting that is wrong.
-    async fn engine_that_answers(&self) -> Result<Engine, ConfigError> {
+    /// It answers that it will not, for a setting that is wrong; or there is no image to build in.
+    async fn surroundings(&self) -> Result<(Engine, Surroundings), ConfigError> {
         loop {
-            match self.engine.clone().negotiate().await {
-                Ok(engine) => return Ok(engine),
+            match self.look_around().await {
                 Err(EngineError::Unfit(mismatch)) => {
                     return Err(mismatch.blame(&self.config.engine));
                 }
                 Err(error) => tracing::warn!(%error, "waiting for the Docker engine"),
+                Ok((engine, surroundings)) => return Ok((engine, surroundings?)),
             }
             sleep(TROUBLE_DELAY).await;
         }
     }
 
-    async fn job(&self, engine: Engine, bell: Bell) -> anyhow::Result<Job> {
+    async fn look_around(
+        &self,
+    ) -> Result<(Engine, Result<Surroundings, ConfigError>), EngineError> {
+        let engine = self.engine.clone().negotiate().await?;
         let surroundings = Surroundings::find(&engine, &self.config).await?;
+        Ok((engine, surroundings))
+    }
+
+    fn job(&self, engine: Engine, surroundings: Surroundings, bell: Bell) -> Job {
         let housekeeper = Housekeeper {
             engine: engine.clone(),
             records: self.records.clone(),
@@ -161,7 +169,7 @@ impl Worker {
             garbage_collect: self.config.hook.garbage_collect,
             broom: Arc::default(),
         };
-        Ok(Job {
+        Job {
             builder: Builder {
                 engine,
                 housekeeper,
@@ -188,7 +196,7 @@ impl Worker {
             mailer: self.mailer.clone(),
             links: self.links.clone(),
             bell,
-        })
+        }
     }
 
     fn reporter(&self, bell: Bell, among_others: bool) -> Reporter {

@@ -32,7 +32,7 @@ const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// What each version of the database brought, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 10] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
@@ -41,6 +41,8 @@ const MIGRATIONS: [&str; 8] = [
     "ALTER TABLE builds ADD COLUMN claim TEXT",
     outbox::OUTBOX,
     retention::BY_END,
+    "ALTER TABLE leases ADD COLUMN given_back INTEGER NOT NULL DEFAULT 0",
+    ENDS,
 ];
 
 const FIRST: &str = "
@@ -99,9 +101,16 @@ const DEALT_WITH: &str = "
     ) STRICT;
 ";
 
+/// Builds are numbered in the order in which they end: the clock may be set back.
+const ENDS: &str = "
+    ALTER TABLE builds ADD COLUMN end_number INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX builds_by_end_number ON builds (end_number);
+";
+
 /// What [`read_build`] reads, of the table `builds`.
 const BUILD: &str = "builds.*, EXISTS (
-        SELECT 1 FROM leases WHERE leases.build_id = builds.id AND lost_ms IS NOT NULL
+        SELECT 1 FROM leases
+        WHERE leases.build_id = builds.id AND lost_ms IS NOT NULL AND NOT given_back
     ) AS lease_lost";
 
 /// All that is known of one build.
@@ -214,7 +223,7 @@ impl Records {
                     to_ms(SystemTime::now()),
                 ],
             )?;
-            // Whoever lost its lease before has it again.
+            // Whoever lost its lease before, or gave it back, has it again.
             transaction.execute(
                 "DELETE FROM leases WHERE build_id = ?1 AND lost_ms IS NOT NULL",
                 [request.id.to_string()],
@@ -265,7 +274,8 @@ impl Records {
             let now = to_ms(SystemTime::now());
             let transaction = db.transaction()?;
             transaction.execute(
-                "UPDATE builds SET outcome = ?2, finished_ms = ?3 WHERE id = ?1",
+                "UPDATE builds SET outcome = ?2, finished_ms = ?3,
+                    end_number = (SELECT MAX(end_number) + 1 FROM builds) WHERE id = ?1",
                 params![id.to_string(), outcome, now],
             )?;
             for &report in &reports {

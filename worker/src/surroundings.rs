@@ -27,19 +27,25 @@ impl Surroundings {
     /// Looks at the container that this process runs in, if it runs in one of this engine.
     ///
     /// # Errors
-    /// `BUILD_IMAGE` is not set and there is no such container, or the engine does not answer.
-    pub(crate) async fn find(engine: &Engine, config: &WorkerConfig) -> anyhow::Result<Self> {
+    /// The engine does not answer; the inner one: `BUILD_IMAGE` is not set and there is no such
+    /// container.
+    pub(crate) async fn find(
+        engine: &Engine,
+        config: &WorkerConfig,
+    ) -> Result<Result<Self, ConfigError>, EngineError> {
         let own = own_container(engine).await?;
         let own_image = own.as_ref().and_then(|own| own.image_id.clone());
-        let image = config.hook.image.clone().or(own_image);
-        Ok(Self {
-            image: image.ok_or_else(|| ConfigError {
+        let Some(image) = config.hook.image.clone().or(own_image) else {
+            let problem = "missing (this service runs in no container whose image could be used)";
+            return Ok(Err(ConfigError {
                 variable: "BUILD_IMAGE",
-                problem: "missing (this service runs in no container whose image could be used)"
-                    .into(),
-            })?,
+                problem: problem.into(),
+            }));
+        };
+        Ok(Ok(Self {
+            image,
             socket: socket_on_host(&config.engine, own.as_ref()),
-        })
+        }))
     }
 }
 

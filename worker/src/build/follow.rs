@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
-use shared::build::{BuildRequest, CommitSha};
+use shared::build::{BuildId, BuildRequest, CommitSha};
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -69,7 +69,13 @@ impl Builder {
         let path = log::path(&self.data_dir, request.id);
         let outcome = self.follow_to_end(&path, started, superseded_by).await;
         self.keep_longer_log(&path, false);
-        outcome
+        match superseded_by.get() {
+            // A hook that is stopped may end in any way, but does not come to its own end.
+            Some(by) if !outcome.as_ref().is_ok_and(Outcome::is_the_hooks_own) => {
+                Ok(Outcome::Superseded { by: by.clone() })
+            }
+            _ => outcome,
+        }
     }
 
     async fn follow_to_end(
@@ -219,6 +225,13 @@ impl Builder {
         }
     }
 
+    /// Puts together what an earlier process has stored of a log of which nothing more can be had.
+    pub(super) fn close_log(&self, build: BuildId) {
+        let path = log::path(&self.data_dir, build);
+        self.set_log_aside(&path);
+        self.keep_longer_log(&path, false);
+    }
+
     fn set_log_aside(&self, path: &Path) {
         if let Err(error) = log::set_aside(path, self.hook.log_limit_bytes) {
             tracing::warn!(?path, %error, "the log may lose what the engine has lost");
@@ -312,7 +325,8 @@ impl Builder {
             marked,
             exit_code: found.exit_code,
             oom_killed: found.oom_killed,
-            timed_out: timed_out || over_time,
+            // A hook that was stopped leaves no mark: this one ended while nobody could see it.
+            timed_out: !marked && (timed_out || over_time),
         }))
     }
 

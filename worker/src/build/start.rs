@@ -9,7 +9,7 @@ use tokio::sync::SetOnce;
 use super::{Builder, Started};
 use crate::checkout::checkout;
 use crate::claim::Claim;
-use crate::container::{self, BUILD_LABEL, Plan, TARBALL_DIR};
+use crate::container::{self, Plan, TARBALL_DIR};
 use crate::engine::{EngineError, Phase};
 use crate::log;
 use crate::outcome::Obstacle;
@@ -96,9 +96,12 @@ impl Builder {
             return Ok(());
         }
         match self.engine.inspect(&build.to_string()).await {
-            Err(EngineError::NotFound(_)) => Err(interrupted(
-                "the hook was started, and its container is gone",
-            )),
+            Err(EngineError::NotFound(_)) => {
+                self.close_log(build);
+                Err(interrupted(
+                    "the hook was started, and its container is gone",
+                ))
+            }
             found => Ok(found.map(drop)?),
         }
     }
@@ -175,7 +178,7 @@ impl Builder {
     async fn adopt(&self, name: &str, build: BuildId) -> Result<Option<Started>, Obstacle> {
         let known = self.records.find(build).await?;
         let found = self.engine.inspect(name).await?;
-        if found.labels.get(BUILD_LABEL).map(String::as_str) != Some(name) {
+        if !container::is_of(build, &found.labels) {
             return Err(Obstacle::Permanent(format!(
                 "another container is named {name}"
             )));

@@ -26,11 +26,12 @@ impl Records {
         .await
     }
 
-    /// Forgets a build of which another worker tells, unless its hook was started here.
+    /// Forgets a build of which another worker tells, unless its hook was started here, or is to be:
+    /// then the message under which it was claimed comes back.
     pub(crate) async fn leave(&self, build: BuildId) -> Result<()> {
         self.change(
             "DELETE FROM builds
-             WHERE id = ?1 AND finished_ms IS NULL AND hook_started_ms IS NULL",
+             WHERE id = ?1 AND finished_ms IS NULL AND hook_started_ms IS NULL AND claim IS NULL",
             [build.to_string()],
         )
         .await
@@ -58,17 +59,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_build_is_left_to_another_worker_unless_its_hook_was_started_here() {
+    async fn a_build_is_left_to_another_worker_unless_its_hook_was_started_or_claimed_here() {
         let (_directory, records) = records();
-        let (left, started) = (request("main"), request("main"));
-        for request in [&left, &started] {
+        let (left, started, claimed) = (request("main"), request("main"), request("main"));
+        for request in [&left, &started, &claimed] {
             records.begin(request).await.expect("begun");
         }
         records.hook_starts(started.id).await.expect("noted");
-        for request in [&left, &started] {
+        let note = records.note_claim(claimed.id, "3fa9c1d2-07d2".into());
+        note.await.expect("noted");
+        for request in [&left, &started, &claimed] {
             records.leave(request.id).await.expect("left");
         }
         assert_eq!(records.find(left.id).await.expect("read"), None);
         assert!(records.find(started.id).await.expect("read").is_some());
+        assert!(records.find(claimed.id).await.expect("read").is_some());
     }
 }

@@ -14,7 +14,8 @@ pub(crate) enum LeaseState {
     None,
     /// This worker holds it, as far as it knows.
     Held,
-    /// It ended this long ago while the build was worked on: another worker may have taken over.
+    /// It ended this long ago while the build was worked on, or was given back: another worker may
+    /// have taken over.
     Lost(Duration),
 }
 
@@ -28,11 +29,20 @@ impl Records {
         .await
     }
 
-    /// Notes that the lease of a build is settled or given back.
+    /// Notes that the lease of a build is settled.
     pub(crate) async fn let_go(&self, build: BuildId) -> Result<()> {
         self.change(
             "DELETE FROM leases WHERE build_id = ?1",
             [build.to_string()],
+        )
+        .await
+    }
+
+    /// Notes that a message of a shared queue is given back just now: it may come to another worker.
+    pub(crate) async fn give_back(&self, build: BuildId) -> Result<()> {
+        self.change(
+            "INSERT OR REPLACE INTO leases (build_id, lost_ms, given_back) VALUES (?1, ?2, 1)",
+            (build.to_string(), to_ms(SystemTime::now())),
         )
         .await
     }
@@ -99,6 +109,21 @@ mod tests {
         assert_eq!(records.held().await.expect("read"), []);
         let lost = records.lease(id).await.expect("read");
         assert!(matches!(lost, LeaseState::Lost(_)), "{lost:?}");
+
+        // Which is told of a build that somebody else works on, and not of one that waits.
+        assert!(
+            records
+                .find(id)
+                .await
+                .expect("read")
+                .expect("known")
+                .taken_over
+        );
+        records.give_back(id).await.expect("given back");
+        let waiting = records.find(id).await.expect("read").expect("known");
+        assert!(!waiting.taken_over);
+        let given_back = records.lease(id).await.expect("read");
+        assert!(matches!(given_back, LeaseState::Lost(_)), "{given_back:?}");
 
         records.let_go(id).await.expect("let go");
         assert_eq!(records.lease(id).await.expect("read"), LeaseState::None);

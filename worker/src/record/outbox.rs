@@ -223,7 +223,7 @@ impl Records {
                 "SELECT EXISTS (
                     SELECT 1 FROM builds AS one JOIN builds AS later
                         ON later.repo = one.repo AND later.commit_sha = one.commit_sha
-                        AND (later.finished_ms, later.rowid) > (one.finished_ms, one.rowid)
+                        AND later.end_number > one.end_number
                     WHERE one.id = ?1 AND NOT EXISTS (
                         SELECT 1 FROM outbox WHERE build_id = later.id AND kind = 'status'))",
                 [id.to_string()],
