@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
-use rustix::fs::{FallocateFlags, StatVfs, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
 /// One inode in so many has to be free. A file system has a fixed number of them, which small files
@@ -92,7 +92,7 @@ impl Room {
     /// What is left where this path is; nothing if it is not on this machine, or not in this container.
     pub(crate) async fn at(path: &Path) -> Option<Self> {
         let path = path.to_owned();
-        let found = tokio::task::spawn_blocking(move || visible(&path)).await;
+        let found = tokio::task::spawn_blocking(move || visible(&path, |path| statvfs(path))).await;
         let found = found.expect("statvfs does not panic").ok()?;
         Some(Self {
             free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
@@ -132,10 +132,10 @@ impl Room {
 
 /// Asks for the file system of a path. Users other than root may not look into the engine's directory,
 /// but may ask for what is mounted there: then that counts, or the nearest that can be asked for.
-fn visible(path: &Path) -> Result<StatVfs, Errno> {
-    let found = path.ancestors().map(statvfs);
-    let mut found = found.skip_while(|found| matches!(found, Err(Errno::ACCESS)));
-    found.next().unwrap_or(Err(Errno::ACCESS))
+fn visible<T>(path: &Path, ask: impl Fn(&Path) -> Result<T, Errno>) -> Result<T, Errno> {
+    let mut found = path.ancestors().map(ask);
+    let found = found.find(|found| !matches!(found, Err(Errno::ACCESS)));
+    found.unwrap_or(Err(Errno::ACCESS))
 }
 
 /// Whether somebody was told that a disk is full, by the words of the kernel.
@@ -238,6 +238,24 @@ mod tests {
     async fn the_room_of_a_path_is_seen_where_it_exists() {
         assert!(Room::at(Path::new("/")).await.is_some());
         assert!(Room::at(Path::new("/nowhere")).await.is_none());
+    }
+
+    #[test]
+    fn where_a_path_may_not_be_looked_at_the_nearest_above_it_counts() {
+        let checkout = Path::new("/var/lib/docker/volumes/x/_data");
+        let docker = Path::new("/var/lib/docker");
+        let not_root = |path: &Path| match path.starts_with(docker) && path != docker {
+            true => Err(Errno::ACCESS),
+            false => Ok(path.to_owned()),
+        };
+        assert_eq!(visible(checkout, not_root), Ok(docker.to_owned()));
+        let elsewhere = |path: &Path| match path == checkout {
+            true => Err(Errno::NOENT),
+            false => Ok(()),
+        };
+        assert_eq!(visible(checkout, elsewhere), Err(Errno::NOENT));
+        let nothing = |_: &Path| Err::<(), _>(Errno::ACCESS);
+        assert_eq!(visible(checkout, nothing), Err(Errno::ACCESS));
     }
 
     #[test]
