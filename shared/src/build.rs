@@ -15,6 +15,9 @@ const DELIVERY_NAMESPACE: Uuid = Uuid::from_u128(0x6b1f_0c0a_9d4e_4f0b_8a53_27c1
 /// stays well under 2 KiB.
 const REF_NAME_MAX_BYTES: usize = 255;
 
+/// Name of the commit status where `STATUS_CONTEXT` gives no other.
+pub const DEFAULT_STATUS_CONTEXT: &str = "compose-ci";
+
 /// Longest owner or repository name in bytes: GitHub allows 39 for an owner and 100 for a name.
 const REPO_PART_MAX_BYTES: usize = 100;
 
@@ -83,7 +86,10 @@ impl BuildId {
     /// tell of it under status contexts of their own, and these are builds of their own.
     /// <https://docs.github.com/en/rest/repos/webhooks#list-deliveries-for-a-repository-webhook>
     pub fn from_delivery(guid: &str, status_context: &str) -> Self {
-        let of_service = Uuid::new_v5(&DELIVERY_NAMESPACE, status_context.as_bytes());
+        let of_service = match status_context {
+            DEFAULT_STATUS_CONTEXT => DELIVERY_NAMESPACE,
+            other => Uuid::new_v5(&DELIVERY_NAMESPACE, other.as_bytes()),
+        };
         Self(Uuid::new_v5(&of_service, guid.as_bytes()))
     }
 
@@ -361,6 +367,9 @@ mod tests {
         assert_eq!(id(guid, "ci"), id(guid, "ci"));
         assert_ne!(id(guid, "ci"), id("other", "ci"));
         assert_ne!(id(guid, "ci"), id(guid, "deploy"));
+        // What was built before an upgrade is not built again.
+        let known = "9f36314c-12ad-5ef7-87eb-418563ffe2d7";
+        assert_eq!(id(guid, DEFAULT_STATUS_CONTEXT).to_string(), known);
         assert_ne!(BuildId::random(), BuildId::random());
     }
 

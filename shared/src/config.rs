@@ -22,7 +22,7 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 use wildmatch::WildMatch;
 
-use crate::build::RepoName;
+use crate::build::{DEFAULT_STATUS_CONTEXT, RepoName};
 use crate::variables;
 
 pub use self::engine::EngineConfig;
@@ -31,9 +31,6 @@ pub use self::reconcile::{LookupConfig, ReconcileConfig, WebhookAddress};
 pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 pub use self::storage::StorageConfig;
-
-/// Name of the commit status where `STATUS_CONTEXT` gives no other.
-pub const DEFAULT_STATUS_CONTEXT: &str = "compose-ci";
 
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
 const BUILD_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60 - 60);

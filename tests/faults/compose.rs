@@ -13,7 +13,7 @@ use crate::world::{Build, IMAGE};
 
 const PROJECT_LABEL: &str = "com.docker.compose.project";
 /// Compose has it on containers alone.
-const CONTAINER_LABEL: &str = "com.docker.compose.config-hash";
+const CONTAINER_LABEL: &str = "com.docker.compose.oneoff";
 
 /// Makes a network, a volume and a container that runs until it is removed.
 ///
@@ -44,7 +44,7 @@ async fn make(docker: &Docker, project: &str) -> Result<(), Error> {
         .await?;
     let web = format!("{project}-web-1");
     let mut labels = labels;
-    labels.insert(CONTAINER_LABEL.to_owned(), "of its settings".to_owned());
+    labels.insert(CONTAINER_LABEL.to_owned(), "False".to_owned());
     let options = CreateContainerOptionsBuilder::default().name(&web).build();
     let body = ContainerCreateBody {
         image: Some(IMAGE.to_owned()),

@@ -4,8 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use fastrand::Rng;
 use harness::Hook;
-use shared::build::BuildId;
-use shared::config::DEFAULT_STATUS_CONTEXT;
+use shared::build::{BuildId, DEFAULT_STATUS_CONTEXT};
 
 use crate::judge::{Bar, Tally};
 use crate::plan::Budget;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use harness::{AtEnd, OneBox, Registry, Setup, SmallDisk, Status, docker, test_image};
 use uuid::Uuid;
 
-use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, open_gate, told};
+use crate::fixture::{DEADLINE, Fixture, GATE, at_gate, open_gate, project, told};
 
 const MIB: u64 = 1 << 20;
 
@@ -344,4 +344,38 @@ async fn an_image_that_a_newer_build_has_taken_the_name_of_goes_and_a_persons_st
         all.contains(theirs) && all.contains(newer.trim_end()),
         "{all}"
     );
+}
+
+#[tokio::test]
+async fn an_image_that_a_container_of_the_hooks_uses_goes_when_that_has_gone_and_the_checkout_before()
+ {
+    let base = test_image();
+    let dockerfile = format!("FROM {base}\nENTRYPOINT [\"sleep\"]\n");
+    let compose = "services:\n  app: { build: . }\n";
+    let files = [("compose.yaml", compose), ("Dockerfile", &*dockerfile)];
+    let fixture = Fixture::of(&files).await;
+    let name = format!("deployed-{}", Uuid::new_v4().simple());
+    let hook = format!(
+        "docker compose build --quiet
+        docker run --detach --init --name {name} $COMPOSE_PROJECT_NAME-app 300"
+    );
+    let mut service = impatient(fixture.setup(&hook)).start().await;
+    let build = fixture.push(&service).await;
+    let image = format!("{}-app", project(&build));
+    let mut at_end = AtEnd::new();
+    at_end.docker(&["rmi", &image]);
+    at_end.docker(&["rm", "--force", &name]);
+    let statuses = fixture.github.wait_for_end(&fixture.sha, DEADLINE).await;
+    assert_eq!(last(&statuses), PASSED);
+    // It cleans up before it ends.
+    assert!(service.stop(DEADLINE).await.success());
+    let checkout = format!("name=compose-ci-{build}");
+    let checkout = ["volume", "ls", "--quiet", "--filter", &checkout];
+    assert_eq!(docker(&checkout).await, "");
+    assert_ne!(image_ids(&image).await, "");
+
+    docker(&["rm", "--force", &name]).await;
+    service.start_again().await;
+    swept(&service).await;
+    assert_eq!(image_ids(&image).await, "");
 }

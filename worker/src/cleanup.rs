@@ -47,6 +47,7 @@ pub(crate) async fn remove(engine: &Engine, build: BuildId) -> Result<(), Engine
 /// The engine does not answer, or refuses because something is in use.
 pub(crate) async fn remove_unused(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
     match engine.inspect(&build.to_string()).await {
+        Ok(container) if !container::is_of(build, &container.labels) => {}
         Ok(container) if container.phase == Phase::Created => {
             engine.remove_idle_container(&container.id).await?;
         }
@@ -78,15 +79,11 @@ async fn remove_compose_project(engine: &Engine, project: &str) -> Result<(), En
     let networks = try_join_all(networks.iter().map(|one| engine.remove_network(&one.name)));
     let volumes = try_join_all(volumes.iter().map(|one| engine.remove_volume(&one.name)));
     // An image that has a name of its own, such as one to be pushed, is the hook's to keep.
-    let images = images.iter().filter(|tag| is_named_after(tag, project));
-    let images = try_join_all(images.map(|tag| engine.remove_image(tag)));
+    let images = images
+        .iter()
+        .filter(|tag| container::is_named_by_compose(tag, project));
+    let images = try_join_all(images.map(|tag| engine.remove_unused_image(tag)));
     tokio::try_join!(networks, volumes, images).map(drop)
-}
-
-/// Whether compose made this name up: `<project>-<service>`, or with an underscore before v2.
-fn is_named_after(tag: &str, project: &str) -> bool {
-    tag.strip_prefix(project)
-        .is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
 /// Removes what is left of builds that this service has finished, or has lost to another worker.
@@ -173,16 +170,6 @@ mod tests {
         ] {
             let told = format!("{ended:?} {lease:?} {runs}");
             assert_eq!(nobody_needs(ended, lease, runs), removed, "{told}");
-        }
-    }
-
-    #[test]
-    fn only_names_that_compose_made_up_are_the_projects() {
-        let project = "ci-0a1b";
-        assert!(is_named_after("ci-0a1b-web:latest", project));
-        assert!(is_named_after("ci-0a1b_web:latest", project));
-        for other in ["ci-0a1bc-web:latest", "team/app:latest", "ci-0a1b:latest"] {
-            assert!(!is_named_after(other, project), "{other}");
         }
     }
 }

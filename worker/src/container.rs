@@ -19,8 +19,8 @@ pub const BUILD_LABEL: &str = "compose-ci.build";
 pub const KEEP_LABEL: &str = "compose-ci.keep";
 /// The label that compose gives to all that belongs to a project.
 pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
-/// Compose puts it on the containers that it makes, by `up` and by `run`, and on no image.
-pub const COMPOSE_CONTAINER_LABEL: &str = "com.docker.compose.config-hash";
+/// Every version of compose puts it on the containers that it makes, by `up` as by `run`, and on no image.
+pub const COMPOSE_CONTAINER_LABEL: &str = "com.docker.compose.oneoff";
 
 /// Where the checkout is mounted besides its own host path, for `docker cp <uuid>:/tarball .`
 pub(crate) const TARBALL_DIR: &str = "/tarball";
@@ -83,6 +83,12 @@ pub(crate) struct Plan<'a> {
 /// The name of the build's checkout volume.
 pub fn volume_name(build: BuildId) -> String {
     format!("compose-ci-{build}")
+}
+
+/// Whether compose made this name of an image up: `<project>-<service>`, or with an underscore before v2.
+pub(crate) fn is_named_by_compose(tag: &str, project: &str) -> bool {
+    tag.strip_prefix(project)
+        .is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
 /// Whether something with these labels was made by this program for a build.
@@ -394,5 +400,15 @@ mod tests {
                 .expect("labels")
                 .contains_key(KEEP_LABEL)
         );
+    }
+
+    #[test]
+    fn only_names_that_compose_made_up_are_the_projects() {
+        let project = "ci-0a1b";
+        assert!(is_named_by_compose("ci-0a1b-web:latest", project));
+        assert!(is_named_by_compose("ci-0a1b_web:latest", project));
+        for other in ["ci-0a1bc-web:latest", "team/app:latest", "ci-0a1b:latest"] {
+            assert!(!is_named_by_compose(other, project), "{other}");
+        }
     }
 }

@@ -105,7 +105,7 @@ impl Deliveries {
             Ok(Verdict::Settle) => settle(lease).await,
             Ok(Verdict::Leave) => {
                 settle(lease).await;
-                return self.note(build, self.job.records.let_go(build)).await;
+                return self.note(build, self.job.records.leave_lease(build)).await;
             }
             Ok(Verdict::GiveBack(delay)) => return self.give_back(build, lease, delay).await,
             Err(error) => {

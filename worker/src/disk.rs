@@ -130,10 +130,13 @@ impl Room {
     }
 }
 
+/// A volume's path is the engine's directory, `volumes`, its name, and `_data`.
+const PARTS_OF_VOLUME: usize = 3;
+
 /// Asks for the file system of a path. Users other than root may not look into the engine's directory,
-/// but may ask for what is mounted there: then that counts, or the nearest that can be asked for.
+/// but may ask for what is mounted there: then that counts, and nothing above it.
 fn visible<T>(path: &Path, ask: impl Fn(&Path) -> Result<T, Errno>) -> Result<T, Errno> {
-    let mut found = path.ancestors().map(ask);
+    let mut found = path.ancestors().take(1 + PARTS_OF_VOLUME).map(ask);
     let found = found.find(|found| !matches!(found, Err(Errno::ACCESS)));
     found.unwrap_or(Err(Errno::ACCESS))
 }
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_path_may_not_be_looked_at_the_nearest_above_it_counts() {
+    fn where_a_checkout_may_not_be_looked_at_the_engines_directory_counts_and_nothing_above_it() {
         let checkout = Path::new("/var/lib/docker/volumes/x/_data");
         let docker = Path::new("/var/lib/docker");
         let not_root = |path: &Path| match path.starts_with(docker) && path != docker {
@@ -254,8 +257,11 @@ mod tests {
             false => Ok(()),
         };
         assert_eq!(visible(checkout, elsewhere), Err(Errno::NOENT));
-        let nothing = |_: &Path| Err::<(), _>(Errno::ACCESS);
-        assert_eq!(visible(checkout, nothing), Err(Errno::ACCESS));
+        let above = |path: &Path| match path.starts_with(docker) {
+            true => Err(Errno::ACCESS),
+            false => Ok(()),
+        };
+        assert_eq!(visible(checkout, above), Err(Errno::ACCESS));
     }
 
     #[test]

@@ -462,6 +462,14 @@ impl Engine {
         self.remove_image_with(tag, options).await
     }
 
+    /// Removes a tag, as [`Engine::remove_image`] does, unless a container uses it.
+    pub(crate) async fn remove_unused_image(&self, tag: &str) -> Result<()> {
+        match self.remove_image(tag).await {
+            Err(EngineError::Conflict(_)) => Ok(()),
+            removed => removed,
+        }
+    }
+
     /// Removes an image by its id, and not the images without a name that it was built on: those
     /// may be a person's build cache.
     pub(crate) async fn remove_only_image(&self, id: &str) -> Result<()> {

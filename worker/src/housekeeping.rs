@@ -112,8 +112,8 @@ impl Housekeeper {
             tell("unused images", removed.await);
         }
         if self.garbage_collect {
-            let removed = images::remove_nameless(engine, records);
-            tell("images without a name", removed.await);
+            let removed = images::remove_built(engine, records);
+            tell("images that builds built", removed.await);
         }
         let wanted = match thoroughness {
             Thoroughness::Usual => Wanted::default(),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use shared::build::BuildId;
 
-use crate::container::COMPOSE_PROJECT_LABEL;
+use crate::container::{COMPOSE_PROJECT_LABEL, is_named_by_compose};
 use crate::engine::{Engine, EngineError, NamelessImage};
 use crate::record::{LeaseState, PulledImage, Records};
 
@@ -24,9 +24,10 @@ pub(crate) async fn remove_unused(
     kept_for: Duration,
 ) -> anyhow::Result<()> {
     // It may be known by another name as well.
-    let current = engine.image_id(current).await?;
+    let current_id = engine.image_id(current).await?;
     for image in records.pulled_images().await? {
-        if !is_unused(&image, current.as_deref(), kept_for) {
+        let is_current = image.name == current || Some(&image.id) == current_id.as_ref();
+        if is_current || !is_unused(&image, kept_for) {
             continue;
         }
         let name = &image.name;
@@ -49,25 +50,26 @@ pub(crate) async fn remove_unused(
     Ok(())
 }
 
-fn is_unused(image: &PulledImage, current_id: Option<&str>, kept_for: Duration) -> bool {
+fn is_unused(image: &PulledImage, kept_for: Duration) -> bool {
     let unused_for = SystemTime::now().duration_since(image.used_at);
-    Some(&*image.id) != current_id && unused_for.unwrap_or_default() >= kept_for
+    unused_for.unwrap_or_default() >= kept_for
 }
 
-/// Removes the images without a name that the compose projects of finished builds built. One that was made
-/// from these later has their label too, and is somebody else's.
+/// Removes the images that the compose projects of finished builds built, if they have no name, or the one
+/// that compose made up and a container still used at the build's end. An image that was made from these
+/// later has their label too, and is somebody else's.
 ///
 /// # Errors
 /// The engine or the records cannot be read.
-pub(crate) async fn remove_nameless(engine: &Engine, records: &Records) -> anyhow::Result<()> {
+pub(crate) async fn remove_built(engine: &Engine, records: &Records) -> anyhow::Result<()> {
     for image in engine.nameless_images(COMPOSE_PROJECT_LABEL).await? {
         let Some(build) = built_by(&image) else {
             continue;
         };
-        let known = records.find(build).await?;
-        let finished = known.and_then(|build| build.finished);
-        let made_before = finished.is_some_and(|end| image.created_at <= end.at);
-        if !made_before || records.lease(build).await? != LeaseState::None {
+        let made_before = ended(records, build)
+            .await?
+            .is_some_and(|at| image.created_at <= at);
+        if !made_before {
             continue;
         }
         match engine.remove_only_image(&image.id).await {
@@ -77,7 +79,32 @@ pub(crate) async fn remove_nameless(engine: &Engine, records: &Records) -> anyho
             Err(error) => tracing::warn!(%build, %error, "cannot remove an image without a name"),
         }
     }
+    for tag in engine.image_tags(COMPOSE_PROJECT_LABEL).await? {
+        let Some(build) = named_by(&tag) else {
+            continue;
+        };
+        if ended(records, build).await?.is_some()
+            && let Err(error) = engine.remove_unused_image(&tag).await
+        {
+            tracing::warn!(%build, image = tag, %error, "cannot remove an image of a build");
+        }
+    }
     Ok(())
+}
+
+/// When a build ended, if nobody has to do with it any more.
+async fn ended(records: &Records, build: BuildId) -> anyhow::Result<Option<SystemTime>> {
+    let known = records.find(build).await?;
+    let finished = known.and_then(|build| build.finished);
+    let settled = records.lease(build).await? == LeaseState::None;
+    Ok(finished.filter(|_| settled).map(|end| end.at))
+}
+
+/// The build for whose compose project compose made this name up.
+fn named_by(tag: &str) -> Option<BuildId> {
+    let (_, name) = tag.split_once('-')?;
+    let build: BuildId = name.split(['-', '_']).next()?.parse().ok()?;
+    is_named_by_compose(tag, &build.compose_project()).then_some(build)
 }
 
 /// The build whose compose project an image is of.
@@ -101,17 +128,8 @@ mod tests {
             id: "sha256:00".into(),
             used_at: SystemTime::now() - 5 * DAY,
         };
-        let (other, same) = (Some("sha256:01"), Some("sha256:00"));
-        for (current, kept_for, unused) in [
-            (other, 4 * DAY, true),
-            (other, 6 * DAY, false),
-            (other, Duration::ZERO, true),
-            (None, Duration::ZERO, true),
-            (same, 4 * DAY, false),
-            (same, Duration::ZERO, false),
-        ] {
-            let told = format!("{current:?} {kept_for:?}");
-            assert_eq!(is_unused(&image, current, kept_for), unused, "{told}");
+        for (kept_for, unused) in [(4 * DAY, true), (6 * DAY, false), (Duration::ZERO, true)] {
+            assert_eq!(is_unused(&image, kept_for), unused, "{kept_for:?}");
         }
     }
 
@@ -130,5 +148,15 @@ mod tests {
         for other in [&format!("ci-{build}"), "ci-web", "web"] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_name_that_compose_made_up_tells_the_build() {
+        let build = BuildId::random();
+        let project = build.compose_project();
+        let of = |name: &str| named_by(&format!("{project}{name}:latest"));
+        assert_eq!((of("-web"), of("_web")), (Some(build), Some(build)));
+        assert_eq!((of("c-web"), of("")), (None, None));
+        assert_eq!(named_by("team/app:latest"), None);
     }
 }

@@ -104,6 +104,10 @@ const DEALT_WITH: &str = "
 /// Builds are numbered in the order in which they end: the clock may be set back.
 const ENDS: &str = "
     ALTER TABLE builds ADD COLUMN end_number INTEGER NOT NULL DEFAULT 0;
+    UPDATE builds SET end_number = ended.number FROM (
+        SELECT id, row_number() OVER (ORDER BY finished_ms, rowid) AS number
+        FROM builds WHERE finished_ms IS NOT NULL
+    ) AS ended WHERE builds.id = ended.id;
     CREATE INDEX builds_by_end_number ON builds (end_number);
 ";
 
@@ -297,7 +301,7 @@ impl Records {
                 "SELECT outcome FROM builds
                  WHERE repo = ?1 AND ref_name IS ?2 AND id <> ?3 AND finished_ms IS NOT NULL
                    AND json_type(outcome, '$.superseded') IS NULL
-                 ORDER BY finished_ms DESC LIMIT 1",
+                 ORDER BY end_number DESC LIMIT 1",
                 params![repo, ref_name, id],
                 |row| from_json(row, 0),
             )

@@ -30,8 +30,7 @@ pub(super) struct Pace(Arc<Mutex<State>>);
 struct State {
     phase: Phase,
     phase_deadline: Option<Instant>,
-    /// Of a write, and of a flush: TLS takes bytes that wait in it until they are flushed.
-    stall_deadlines: [Option<Instant>; 2],
+    stall_deadline: Option<Instant>,
     head: Duration,
     idle: Duration,
     stall: Duration,
@@ -50,20 +49,13 @@ enum Phase {
     Linger,
 }
 
-/// What a peer may stall.
-#[derive(Debug, Clone, Copy)]
-enum Sending {
-    Write,
-    Flush,
-}
-
 impl Pace {
     /// The pace of a new connection.
     pub(super) fn new(limits: &Limits) -> Self {
         let state = State {
             phase: Phase::Head,
             phase_deadline: Some(Instant::now() + limits.head),
-            stall_deadlines: [None; 2],
+            stall_deadline: None,
             head: limits.head,
             idle: limits.idle,
             stall: limits.stall,
@@ -122,20 +114,19 @@ impl State {
         }
     }
 
-    fn sent<T>(&mut self, by: Sending, result: &Poll<T>) {
-        let deadline = &mut self.stall_deadlines[by as usize];
-        *deadline = match result {
-            Poll::Ready(_) => None,
-            Poll::Pending => Some(deadline.unwrap_or_else(|| Instant::now() + self.stall)),
-        };
+    /// A write or a flush: what TLS has taken may wait in it until it is flushed. hyper flushes only what
+    /// it has written whole.
+    fn sent<T>(&mut self, result: &Poll<T>) {
+        if result.is_ready() {
+            self.stall_deadline = None;
+        } else if self.stall_deadline.is_none() {
+            self.stall_deadline = Some(Instant::now() + self.stall);
+        }
     }
 
     fn deadline(&self) -> Instant {
-        let deadlines = self
-            .stall_deadlines
-            .into_iter()
-            .chain([self.phase_deadline]);
-        let nearest = deadlines.flatten().min();
+        let deadlines = [self.phase_deadline, self.stall_deadline];
+        let nearest = deadlines.into_iter().flatten().min();
         nearest.unwrap_or_else(|| Instant::now() + FAR)
     }
 }
@@ -174,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PacedStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.pace.state().sent(Sending::Write, &result);
+        self.pace.state().sent(&result);
         result
     }
 
@@ -184,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PacedStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.pace.state().sent(Sending::Write, &result);
+        self.pace.state().sent(&result);
         result
     }
 
@@ -194,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PacedStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(context);
-        self.pace.state().sent(Sending::Flush, &result);
+        self.pace.state().sent(&result);
         result
     }
 

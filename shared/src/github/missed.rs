@@ -24,7 +24,7 @@ pub struct MissedPushes {
 pub struct MissedPush {
     owner: HookOwner,
     hook: u64,
-    /// The delivery's GUID, which makes the build's id.
+    /// The delivery's GUID, by which the build is known.
     pub guid: String,
     /// The first attempt to deliver it that GitHub remembers.
     pub first: Attempt,

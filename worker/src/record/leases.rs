@@ -38,12 +38,34 @@ impl Records {
         .await
     }
 
-    /// Notes that a message of a shared queue is given back just now: it may come to another worker.
+    /// Notes that a message of a shared queue is given back just now: another worker may get it. If the
+    /// hook was started, only its container knows how it ended, and this worker waits for the message.
     pub(crate) async fn give_back(&self, build: BuildId) -> Result<()> {
-        self.change(
-            "INSERT OR REPLACE INTO leases (build_id, lost_ms, given_back) VALUES (?1, ?2, 1)",
-            (build.to_string(), to_ms(SystemTime::now())),
+        self.replace_lease(
+            build,
+            "INSERT INTO leases (build_id, lost_ms, given_back)
+             SELECT id, ?2, 1 FROM builds WHERE id = ?1 AND hook_started_ms IS NULL",
         )
+        .await
+    }
+
+    /// Notes that a build is left to another worker, if something is known of it here.
+    pub(crate) async fn leave_lease(&self, build: BuildId) -> Result<()> {
+        self.replace_lease(
+            build,
+            "INSERT INTO leases (build_id, lost_ms) SELECT id, ?2 FROM builds WHERE id = ?1",
+        )
+        .await
+    }
+
+    async fn replace_lease(&self, build: BuildId, by: &'static str) -> Result<()> {
+        self.with(move |db| {
+            let build = build.to_string();
+            let transaction = db.transaction()?;
+            transaction.execute("DELETE FROM leases WHERE build_id = ?1", [&build])?;
+            transaction.execute(by, (&build, to_ms(SystemTime::now())))?;
+            transaction.commit()
+        })
         .await
     }
 
@@ -124,6 +146,29 @@ mod tests {
         assert!(!waiting.taken_over);
         let given_back = records.lease(id).await.expect("read");
         assert!(matches!(given_back, LeaseState::Lost(_)), "{given_back:?}");
+
+        records.leave_lease(id).await.expect("left");
+        assert!(
+            records
+                .find(id)
+                .await
+                .expect("read")
+                .expect("known")
+                .taken_over
+        );
+        let unknown = BuildId::random();
+        records
+            .leave_lease(unknown)
+            .await
+            .expect("nothing to leave");
+        assert_eq!(
+            records.lease(unknown).await.expect("read"),
+            LeaseState::None
+        );
+
+        records.hook_starts(id).await.expect("noted");
+        records.give_back(id).await.expect("given back");
+        assert_eq!(records.lease(id).await.expect("read"), LeaseState::None);
 
         records.let_go(id).await.expect("let go");
         assert_eq!(records.lease(id).await.expect("read"), LeaseState::None);
