@@ -216,6 +216,29 @@ async fn a_container_that_a_hook_deploys_from_an_image_that_it_built_stays() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_removed_yet_is_removed_soon_afterwards() {
+    let fixture = project_with_tests("").await;
+    let name = format!("beside-{}", Uuid::new_v4().simple());
+    let image = test_image();
+    let hook = format!(
+        "exec >/dev/null 2>&1; docker compose up --detach db
+        docker run --detach --init --name {name} --network ${{COMPOSE_PROJECT_NAME}}_default \\
+            --entrypoint sleep {image} 300"
+    );
+    let mut at_end = AtEnd::new();
+    at_end.docker(&["rm", "--force", &name]);
+    let mut service = fixture.setup(&hook).start().await;
+    let build = fixture.push(&service).await;
+    fixture.github.wait_for_end(&fixture.sha, DEADLINE).await;
+    service.stop(DEADLINE).await;
+    service.start_again().await;
+    let told = "cannot remove what is left of a build";
+    service.wait_for_log(told, DEADLINE).await;
+    docker(&["rm", "--force", &name]).await;
+    fixture.assert_nothing_left(&build).await;
+}
+
+#[tokio::test]
 async fn garbage_collect_0_keeps_everything_for_a_person_to_look_at() {
     let fixture = project_with_tests("").await;
     let hook = "docker compose up --detach db 2>/dev/null; echo the log; echo made > result";

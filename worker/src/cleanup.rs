@@ -90,8 +90,10 @@ async fn remove_compose_project(engine: &Engine, project: &str) -> Result<(), En
 /// What belongs to a build that it does not know may be another service's on the same engine.
 ///
 /// # Errors
-/// The engine or the records cannot be read.
+/// The engine or the records cannot be read; or something cannot be removed yet, as while the engine is
+/// still at what a killed worker has asked it for.
 pub(crate) async fn sweep(engine: &Engine, records: &Records) -> anyhow::Result<()> {
+    let mut failed = 0;
     let (containers, volumes) = tokio::try_join!(
         engine.containers(&[BUILD_LABEL]),
         engine.volumes(BUILD_LABEL)
@@ -111,9 +113,13 @@ pub(crate) async fn sweep(engine: &Engine, records: &Records) -> anyhow::Result<
                 records.let_go(build).await?;
                 tracing::info!(%build, "removed what was left of a build");
             }
-            Err(error) => tracing::warn!(%build, %error, "cannot remove what is left of a build"),
+            Err(error) => {
+                tracing::warn!(%build, %error, "cannot remove what is left of a build");
+                failed += 1;
+            }
         }
     }
+    anyhow::ensure!(failed == 0, "something is left of {failed} builds");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shared::config::StorageConfig;
 use tokio::sync::Mutex;
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 
 use crate::disk::{DiskFull, Place, Reserve, Room, Wanted};
 use crate::engine::Engine;
@@ -15,6 +15,8 @@ use crate::{cleanup, images, retention};
 
 /// How often it is looked for what nobody needs any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How soon after the first of the sweeps that could not remove what is left of builds; it doubles.
+const SWEEP_RETRY: Duration = Duration::from_secs(5);
 /// How often the room is measured while a build runs.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -47,14 +49,19 @@ impl Housekeeper {
     /// Sweeps now and from time to time, more thoroughly where `DATA_DIR` is short of room: nothing
     /// else may get so far as to ask for it.
     pub(crate) async fn sweep_regularly(&self) {
-        let mut due = interval(SWEEP_INTERVAL);
+        let mut retry = SWEEP_RETRY;
         loop {
-            due.tick().await;
             let thoroughness = match self.check_room(&self.data_dir).await {
                 Ok(()) => Thoroughness::Usual,
                 Err(_full) => Thoroughness::MakeRoom,
             };
-            self.sweep(thoroughness).await;
+            if self.sweep(thoroughness).await {
+                retry = SWEEP_RETRY;
+                sleep(SWEEP_INTERVAL).await;
+            } else {
+                sleep(retry).await;
+                retry = SWEEP_INTERVAL.min(retry * 2);
+            }
         }
     }
 
@@ -95,8 +102,9 @@ impl Housekeeper {
         }
     }
 
-    /// What fails is tried again by the next sweep, and holds up nothing else of this one.
-    async fn sweep(&self, thoroughness: Thoroughness) {
+    /// What fails is tried again by the next sweep, and holds up nothing else of this one. Answers whether
+    /// nothing is left of builds that are over.
+    async fn sweep(&self, thoroughness: Thoroughness) -> bool {
         let _one_at_a_time = self.broom.lock().await;
         let (engine, records) = (&self.engine, &self.records);
         let kept_for = self
@@ -106,7 +114,7 @@ impl Housekeeper {
                 Thoroughness::Usual => usual,
                 Thoroughness::MakeRoom => Duration::ZERO,
             });
-        tell("leftovers", cleanup::sweep(engine, records).await);
+        let nothing_left = tell("leftovers", cleanup::sweep(engine, records).await);
         if let Some(kept_for) = kept_for {
             let removed = images::remove_unused(engine, records, &self.image, kept_for);
             tell("unused images", removed.await);
@@ -124,6 +132,7 @@ impl Housekeeper {
         let trimmed = retention::trim_records(records, &self.storage);
         tell("old records", trimmed.await);
         self.fill_reserve().await;
+        nothing_left
     }
 
     /// What is missing under `DATA_DIR`. Logs go last: they cannot be had again.
@@ -145,8 +154,10 @@ impl Housekeeper {
     }
 }
 
-fn tell(what: &str, swept: anyhow::Result<()>) {
-    if let Err(error) = swept {
-        tracing::warn!(error = format!("{error:#}"), "cannot look for {what}");
+/// Tells of a failure; false if there was one.
+fn tell(what: &str, swept: anyhow::Result<()>) -> bool {
+    if let Err(error) = &swept {
+        tracing::warn!(error = format!("{error:#}"), "cannot remove all {what}");
     }
+    swept.is_ok()
 }
