@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::{Parser, Subcommand};
-use shared::variables::{self, Variable};
+use shared::config::variables::{self, Variable};
 
 /// A small self-hosted CI: a push builds with your own compose file on your own Docker host.
 #[derive(Debug, Parser)]

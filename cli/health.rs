@@ -35,7 +35,7 @@ pub(crate) async fn check(env: &Env) -> anyhow::Result<()> {
 }
 
 fn client() -> anyhow::Result<reqwest::Client> {
-    let provider = shared::tls::provider().as_ref().clone();
+    let provider = shared::net::tls::provider().as_ref().clone();
     // It fails if there is one already, which serves as well.
     let _ = provider.install_default();
     Ok(reqwest::Client::builder()

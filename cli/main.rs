@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use command::{Cli, Command};
 use shared::config::Env;
-use shared::exit;
+use shared::process::exit;
 
 #[tokio::main]
 async fn main() -> ExitCode {

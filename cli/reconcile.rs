@@ -9,10 +9,12 @@ use anyhow::{Context, anyhow, ensure};
 use handler::missed::MissedDeliveries;
 use shared::build::{BuildId, BuildRequest};
 use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig};
-use shared::github::{FailureStreak, HookOwner, LookupError, MissedPush, MissedPushes, REMEMBERED};
+use shared::forge::github::{
+    FailureStreak, HookOwner, LookupError, MissedPush, MissedPushes, REMEMBERED,
+};
 use shared::message::Message;
+use shared::process::telemetry;
 use shared::queue::Queue;
-use shared::telemetry;
 use tokio::time::sleep;
 use worker::Worker;
 use worker::record::Records;
@@ -205,7 +207,7 @@ impl Findings {
 
 #[cfg(test)]
 mod tests {
-    use shared::github::GithubError;
+    use shared::forge::github::GithubError;
 
     use super::*;
 

@@ -2,8 +2,8 @@
 
 use handler::server::Server;
 use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, ReconcileConfig, WorkerConfig};
-use shared::shutdown::Shutdown;
-use shared::telemetry;
+use shared::process::shutdown::Shutdown;
+use shared::process::telemetry;
 use tokio_util::sync::CancellationToken;
 use worker::Worker;
 use worker::disk::Reserve;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use compose_ci_handler::service;
 use compose_ci_handler::usage::HANDLER;
 use shared::config::Env;
-use shared::exit;
+use shared::process::exit;
 
 // One core is more than a small Lambda has, and does for thousands of pushes a second elsewhere.
 #[tokio::main(flavor = "current_thread")]

@@ -9,8 +9,8 @@ use anyhow::anyhow;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde::de::IgnoredAny;
 use shared::config::{Env, LogConfig, LookupConfig};
-use shared::github::{Attempt, FailureStreak, HookOwner, LookupError, MissedPushes};
-use shared::telemetry;
+use shared::forge::github::{Attempt, FailureStreak, HookOwner, LookupError, MissedPushes};
+use shared::process::telemetry;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 /// GitHub wants this pause between requests that change something.
@@ -189,7 +189,7 @@ fn time_between(earlier: SystemTime, later: SystemTime) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use shared::github::REMEMBERED;
+    use shared::forge::github::REMEMBERED;
 
     use super::*;
 

@@ -1,9 +1,9 @@
 //! The webhook as a process of its own, which puts builds into a queue at SQS.
 
 use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig};
+use shared::process::shutdown::Shutdown;
+use shared::process::telemetry;
 use shared::queue::Queue;
-use shared::shutdown::Shutdown;
-use shared::telemetry;
 
 use crate::lambda;
 use crate::server::Server;

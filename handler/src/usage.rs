@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use shared::variables::{self, Variable};
+use shared::config::variables::{self, Variable};
 
 /// A program, as its help tells of it.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use compose_ci_shared::aws;
+use compose_ci_shared::net::aws;
 use compose_ci_shared::build::{BuildId, BuildRequest};
 use compose_ci_shared::config::SqsConfig;
 use compose_ci_shared::message::Message;

@@ -97,7 +97,10 @@ async fn fixture(repo: TestRepo, sha: String) -> Fixture {
 /// A client that trusts this authority and nobody else.
 fn client(certificates: Option<&Certificates>) -> Client {
     // It fails if there is one already, which serves as well.
-    let _ = shared::tls::provider().as_ref().clone().install_default();
+    let _ = shared::net::tls::provider()
+        .as_ref()
+        .clone()
+        .install_default();
     let authority = certificates.map(|files| {
         let pem = fs::read(files.ca()).expect("the authority's file");
         Certificate::from_pem(&pem).expect("a certificate")

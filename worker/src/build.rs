@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::Stream;
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
-use shared::github::Github;
+use shared::forge::github::Github;
 use tokio::sync::SetOnce;
 
 use crate::claim::Claim;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use shared::build::{CommitSha, RepoName};
-use shared::github::{Github, Patience};
+use shared::forge::github::{Github, Patience};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 

@@ -29,7 +29,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shared::build::{BuildId, BuildRequest, CommitSha};
-use shared::github::{CommitStatus, Github, GithubError, Patience, State};
+use shared::forge::github::{CommitStatus, Github, GithubError, Patience, State};
 use shared::queue::MAX_RECEIVES;
 use tokio::sync::OnceCell;
 use uuid::Uuid;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
-use shared::github::{CommitStatus, Github, State};
+use shared::forge::github::{CommitStatus, Github, State};
 use shared::queue::MAX_RECEIVES;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;

@@ -8,8 +8,8 @@ mod ses;
 use std::path::Path;
 use std::time::Duration;
 
-use shared::aws;
 use shared::config::{MailConfig, MailOn};
+use shared::net::aws;
 
 use self::message::{Addresses, compose};
 use self::ses::Ses;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use compose_ci_worker::service::Service;
 use shared::config::Env;
-use shared::exit;
+use shared::process::exit;
 
 #[tokio::main]
 async fn main() -> ExitCode {

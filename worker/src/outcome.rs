@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::build::CommitSha;
-use shared::github::GithubError;
+use shared::forge::github::GithubError;
 
 use crate::disk::DiskFull;
 use crate::engine::EngineError;

@@ -3,7 +3,7 @@
 //! The page is sent as it is made: [`head`], the log in pieces through a [`LogEscaper`], [`foot`].
 
 use ansi_to_html::Esc;
-use shared::github::State;
+use shared::forge::github::State;
 
 use crate::record::Build;
 use crate::render::{self, Fact};

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use shared::config::{ConfigError, WorkerConfig};
-use shared::github::Github;
-use shared::lock::FileLock;
+use shared::forge::github::Github;
+use shared::process::lock::FileLock;
+use shared::process::shutdown::Shutdown;
 use shared::queue::{Delivery, Queue};
-use shared::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ansi_to_html::Esc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::build::{BuildId, CommitSha, GitRef, Revision};
-use shared::github::State;
+use shared::forge::github::State;
 
 use crate::outcome::Outcome;
 use crate::record::Build;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shared::build::BuildId;
-use shared::github::{CommitStatus, Github, GithubError};
+use shared::forge::github::{CommitStatus, Github, GithubError};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;

@@ -1,9 +1,9 @@
 //! The worker as a process of its own, which only reaches out and listens to nobody.
 
 use shared::config::{Env, LogConfig, QueueConfig, WorkerConfig};
+use shared::process::shutdown::Shutdown;
+use shared::process::telemetry;
 use shared::queue::Queue;
-use shared::shutdown::Shutdown;
-use shared::telemetry;
 
 use crate::disk::Reserve;
 use crate::poll::Worker;

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use shared::build::{CommitSha, GitRef, RefName, RepoName, skip_mark};
-use shared::github::{Github, GithubError};
+use shared::forge::github::{Github, GithubError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{SetOnce, broadcast};
 use tokio::time::sleep;

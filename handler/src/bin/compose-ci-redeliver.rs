@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use compose_ci_handler::redeliver;
 use compose_ci_handler::usage::REDELIVER;
 use shared::config::Env;
-use shared::exit;
+use shared::process::exit;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use shared::config::{ConfigError, ListenConfig};
-use shared::shutdown::Shutdown;
+use shared::process::shutdown::Shutdown;
 
 use crate::limits::Limits;
 

@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use shared::config::ConfigError;
-use shared::tls::provider;
+use shared::net::tls::provider;
 
 /// Reads the file and makes what accepts TLS connections with it.
 pub(super) fn acceptor(path: &Path) -> Result<TlsAcceptor, ConfigError> {

@@ -36,7 +36,7 @@ async fn with_a_certificate_it_speaks_https() {
     let (service, certificate) = https_service(Limits::default()).await;
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
-    let mut config = ClientConfig::builder_with_provider(shared::tls::provider())
+    let mut config = ClientConfig::builder_with_provider(shared::net::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)

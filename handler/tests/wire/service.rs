@@ -12,8 +12,8 @@ use compose_ci_handler::server::Server;
 use compose_ci_handler::webhook::router_with_limits;
 use shared::build::BuildRequest;
 use shared::config::{ListenConfig, QueueConfig, WebhookConfig};
+use shared::process::shutdown::Shutdown;
 use shared::queue::Queue;
-use shared::shutdown::Shutdown;
 
 use crate::client::{Answer, Client, post};
 

@@ -7,7 +7,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_sqs::Client;
-use compose_ci_shared::aws;
+use compose_ci_shared::net::aws;
 use compose_ci_shared::build::{BuildId, Revision};
 use compose_ci_shared::config::SqsConfig;
 use compose_ci_shared::message::Message;

@@ -15,7 +15,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::config::{ConfigError, EngineConfig};
-use shared::tls;
+use shared::net::tls;
 
 /// How long an engine may take to accept a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);

@@ -8,8 +8,8 @@ use aws_sdk_ses::operation::send_raw_email::SendRawEmailError;
 use aws_sdk_ses::primitives::Blob;
 use aws_sdk_ses::types::RawMessage;
 use lettre::address::Envelope;
-use shared::aws::{self, SdkConfig};
 use shared::config::ConfigError;
+use shared::net::aws::{self, SdkConfig};
 use tokio::time::timeout;
 
 use super::{MailError, send_deadline, too_slow};

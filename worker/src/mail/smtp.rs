@@ -139,7 +139,7 @@ fn tls_parameters(config: &SmtpConfig) -> anyhow::Result<TlsParameters> {
     let mut parameters = TlsParameters::builder(config.host.clone());
     if let Some(bundle) = &config.ca_bundle {
         parameters = parameters.certificate_store(CertificateStore::None);
-        for root in shared::tls::bundle_certificates(bundle)? {
+        for root in shared::net::tls::bundle_certificates(bundle)? {
             parameters = parameters.add_root_certificate(Certificate::from_der(root.to_vec())?);
         }
     } else {

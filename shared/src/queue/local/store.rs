@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
 
-use crate::lock::FileLock;
+use crate::process::lock::FileLock;
 use crate::queue::{MAX_RECEIVES, QueueError};
 
 const DATABASE: &str = "queue.db";

@@ -5,8 +5,8 @@ use std::error::Error;
 use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 
-use crate::aws;
 use crate::config::QueueUrl;
+use crate::net::aws;
 use crate::queue::QueueError;
 
 /// What was asked of which queue.

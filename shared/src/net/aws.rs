@@ -27,7 +27,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::OnceCell;
 
 use crate::config::ConfigError;
-use crate::tls;
+use crate::net::tls;
 
 /// Less than any deadline of an operation, so that there is time for a second address or attempt.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 //! [`Env`] is the raw side: names and texts. The `…Config` structs are the checked side, and the
 //! only one that the rest of the program sees. Nothing else reads the environment.
 
+pub mod variables;
 mod engine;
 mod registry;
 mod mail;
@@ -23,7 +24,6 @@ use url::Url;
 use wildmatch::WildMatch;
 
 use crate::build::{DEFAULT_STATUS_CONTEXT, RepoName};
-use crate::variables;
 
 pub use self::engine::EngineConfig;
 pub use self::mail::{MailConfig, MailOn, SesConfig, SmtpConfig, SmtpTls};

@@ -129,7 +129,7 @@ impl Github {
     /// # Errors
     /// The token is no header value, or the certificates cannot be used.
     pub fn new(config: &GithubConfig) -> anyhow::Result<Self> {
-        let tls = crate::tls::client_config(config.ca_bundle.as_deref())?;
+        let tls = crate::net::tls::client_config(config.ca_bundle.as_deref())?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .user_agent(concat!("compose-ci/", env!("CARGO_PKG_VERSION")))

@@ -1,11 +1,17 @@
 //! The words of the domain, parsed once at the edge into types that cannot be wrong.
 
+mod outcome;
+mod state;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use self::outcome::{BuildError, Outcome, StopReason};
+pub use self::state::{Build, BuildState, IllegalStep, WorkerId};
 
 /// Namespace of the build ids that are derived from GitHub's delivery GUIDs (a random v4, fixed
 /// for ever: changing it would make every redelivery a new build).
@@ -39,6 +45,9 @@ pub enum InvalidName {
     /// Not a UUID.
     #[error("a build id is a UUID")]
     BuildId,
+    /// Not the id of a worker.
+    #[error("a worker id is a UUID")]
+    WorkerId,
 }
 
 /// What a worker needs to know to build one commit.

@@ -24,10 +24,10 @@ use uuid::Uuid;
 
 use self::trouble::{Asked, is_answered};
 use super::{Delivery, Lease, QueueError, VISIBILITY_TIMEOUT};
-use crate::aws;
 use crate::build::BuildRequest;
 use crate::config::{ConfigError, QueueUrl, SqsConfig};
 use crate::message::Message;
+use crate::net::aws;
 
 /// All attempts of a request together: less than the 5 s for which the webhook waits.
 const OPERATION_DEADLINE: Duration = Duration::from_secs(4);

@@ -1,0 +1,3 @@
+//! Where commits come from, and where their statuses go.
+
+pub mod github;
