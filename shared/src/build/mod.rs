@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::outcome::{BuildError, Outcome, StopReason};
+pub use self::outcome::{BuildError, CommitState, Outcome, StopReason};
 pub use self::state::{Build, BuildState, IllegalStep, WorkerId};
 
 /// Namespace of the build ids that are derived from GitHub's delivery GUIDs (a random v4, fixed

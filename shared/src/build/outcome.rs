@@ -131,7 +131,32 @@ pub enum StopReason {
     Shutdown,
 }
 
+/// The state of a commit, as forges tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitState {
+    /// Its build is under way.
+    Pending,
+    /// It passed.
+    Success,
+    /// The hook failed, ran out of time or out of memory.
+    Failure,
+    /// Something other than the hook ended it.
+    Error,
+}
+
 impl Outcome {
+    /// The state of a commit whose build ended so.
+    pub fn commit_state(&self) -> CommitState {
+        match self {
+            Self::Passed => CommitState::Success,
+            Self::Failed { .. } | Self::TimedOut { .. } | Self::OutOfMemory { .. } => {
+                CommitState::Failure
+            }
+            Self::Cancelled { .. } | Self::Superseded { .. } | Self::Error(_) => CommitState::Error,
+        }
+    }
+
     /// Whether the hook came to its own end.
     pub fn is_the_hooks_own(&self) -> bool {
         matches!(self, Self::Passed | Self::Failed { .. })

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BuildRequest, CommitSha, InvalidName, Outcome};
+use super::{BuildRequest, CommitSha, CommitState, InvalidName, Outcome};
 
 /// The identity of a worker. It is kept in `DATA_DIR`, and so outlives the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,6 +160,12 @@ impl Build {
     /// How it ended, if it has.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.state.outcome()
+    }
+
+    /// The state of its commit.
+    pub fn commit_state(&self) -> CommitState {
+        self.outcome()
+            .map_or(CommitState::Pending, Outcome::commit_state)
     }
 
     /// How long the build took, from the first claim to its end.
