@@ -2,6 +2,7 @@
 
 mod outcome;
 mod state;
+mod logs;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::logs::{log_path, logs_dir};
 pub use self::outcome::{BuildError, CommitState, Outcome, StopReason};
 pub use self::state::{Build, BuildState, IllegalStep, WorkerId};
 
