@@ -2,12 +2,14 @@
 //!
 //! Read in this order: the domain types that a push is made of, and the states and outcomes of a
 //! build ([`build`]), the message that travels through the queue ([`message`]), the variables that a
-//! person sets ([`config`]), the [`process`] and its ways over the [`net`]work, the `forge`'s API, and
-//! the [`queue`].
+//! person sets ([`config`]), the `words` in which people read about a build, the [`process`] and its
+//! ways over the [`net`]work, the `forge`'s API, and the [`queue`].
 
 pub mod build;
 pub mod message;
 pub mod config;
+#[cfg(feature = "words")]
+pub mod words;
 pub mod process;
 pub mod net;
 #[cfg(feature = "github")]

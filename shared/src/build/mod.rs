@@ -3,6 +3,8 @@
 mod outcome;
 mod state;
 mod logs;
+#[cfg(any(test, feature = "samples"))]
+pub mod samples;
 
 use std::fmt;
 use std::str::FromStr;

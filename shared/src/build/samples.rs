@@ -1,0 +1,47 @@
+//! Builds for the tests of whatever tells people about builds.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Build, BuildRequest, BuildState, Outcome, WorkerId};
+
+/// A build of a branch whose hook runs.
+pub fn running() -> Build {
+    let commit = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
+    let claimed_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_834_400);
+    Build {
+        request: BuildRequest {
+            id: "5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d".parse().expect("id"),
+            repo: "octo/hello".parse().expect("repo"),
+            revision: commit.parse().expect("sha"),
+            git_ref: Some("refs/heads/feature/ümlaut".parse().expect("ref")),
+        },
+        commit: Some(commit.parse().expect("sha")),
+        state: BuildState::Started {
+            by: WorkerId::random(),
+        },
+        claimed_at,
+        started_at: Some(claimed_at),
+        ended_at: None,
+        status_problem: None,
+        log_removed: false,
+        is_elsewhere: false,
+    }
+}
+
+/// The same build after so many seconds.
+pub fn ended(outcome: impl Into<Outcome>, seconds: u64) -> Build {
+    let running = running();
+    Build {
+        state: BuildState::Ended(outcome.into()),
+        ended_at: Some(running.claimed_at + Duration::from_secs(seconds)),
+        ..running
+    }
+}
+
+/// The outcome of a build that a newer commit ended.
+pub fn superseded() -> Outcome {
+    let by = "c0ffee6d8f5eaf1f6ba5c57fc3c7d91ac0fd1c00";
+    Outcome::Superseded {
+        by: by.parse().expect("sha"),
+    }
+}
