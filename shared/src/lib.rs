@@ -15,3 +15,5 @@ pub mod net;
 #[cfg(feature = "github")]
 pub mod forge;
 pub mod queue;
+#[cfg(feature = "ledger")]
+pub mod ledger;
