@@ -1,0 +1,142 @@
+//! `/builds/<uuid>`: the outcome of a build and its log, sent as it is read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{self, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use shared::build::{Build, BuildId, log_path};
+use shared::ledger::Ledger;
+use tokio::fs::File;
+use tokio_util::io::ReaderStream;
+
+use crate::page::{self, LogEscaper};
+
+/// The size of the pieces in which a log is read.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Where the pages come from.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    /// The builds.
+    pub ledger: Ledger,
+    /// Where people see the repositories, such as `https://github.com`.
+    pub web_url: Option<String>,
+    /// The folder below which the logs lie.
+    pub data_dir: PathBuf,
+}
+
+/// Returns the routes of the pages.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/builds/{id}", get(build_page))
+        .with_state(pages)
+}
+
+async fn build_page(
+    State(pages): State<Pages>,
+    extract::Path(id): extract::Path<String>,
+) -> Response {
+    // A malformed id is no build, like an unknown one.
+    let Ok(id) = id.parse::<BuildId>() else {
+        return not_found();
+    };
+    match pages.ledger.find(id).await {
+        Ok(Some(build)) => {
+            let log = log_path(&pages.data_dir, id);
+            render(&build, pages.web_url.as_deref(), &log).await
+        }
+        Ok(None) => not_found(),
+        Err(error) => {
+            tracing::error!(build = %id, %error, "failed to read the build for its page");
+            let text = "the build records cannot be read\n";
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "no such build\n").into_response()
+}
+
+async fn render(build: &Build, web_url: Option<&str>, log: &Path) -> Response {
+    let parts = piece(page::head(build, web_url))
+        .chain(escaped_log(log).await)
+        .chain(piece(page::foot().to_owned()));
+    (page::HEADERS.clone(), Body::from_stream(parts)).into_response()
+}
+
+fn piece(text: String) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::iter([Ok(Bytes::from(text))])
+}
+
+/// Returns the log as it stands now; nothing while the hook has not started.
+async fn escaped_log(path: &Path) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+    let file = File::open(path).await.ok();
+    let chunks = stream::iter(file).flat_map(|file| ReaderStream::with_capacity(file, CHUNK_BYTES));
+    let ended = stream::iter([Ok(None)]);
+    let chunks = chunks.map_ok(Some).chain(ended);
+    chunks.scan(Some(LogEscaper::default()), |escaper, chunk| {
+        let text = chunk.map(|chunk| match (chunk, escaper.as_mut()) {
+            (Some(chunk), Some(escaper)) => escaper.push(&chunk),
+            _ => escaper.take().map(LogEscaper::finish).unwrap_or_default(),
+        });
+        std::future::ready(Some(text.map(Bytes::from)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use axum::http::header;
+    use shared::build::Outcome;
+    use shared::build::samples::ended;
+
+    use super::*;
+
+    async fn served(log: &Path) -> (Response<()>, String) {
+        let build = ended(Outcome::Passed, 1);
+        let (parts, body) = render(&build, None, log).await.into_parts();
+        let body = to_bytes(body, usize::MAX).await.expect("a whole page");
+        let text = String::from_utf8(body.into()).expect("UTF-8");
+        (Response::from_parts(parts, ()), text)
+    }
+
+    #[tokio::test]
+    async fn a_log_of_many_pieces_is_served_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("build.log");
+        // The character lies across the border of two pieces, and the last one is cut off.
+        let log = [
+            &b"<"[..],
+            &b"x".repeat(CHUNK_BYTES - 2),
+            "✓".as_bytes(),
+            b"\xe2",
+        ]
+        .concat();
+        std::fs::write(&path, log).expect("written");
+        let (_, page) = served(&path).await;
+        let expected = format!(
+            "<pre>\n&lt;{}✓\u{FFFD}</pre>\n",
+            "x".repeat(CHUNK_BYTES - 2)
+        );
+        assert!(page.contains(&expected));
+        assert!(page.ends_with("</html>\n"));
+    }
+
+    #[tokio::test]
+    async fn a_page_without_a_log_has_all_headers() {
+        let (response, page) = served(Path::new("/nonexistent")).await;
+        assert!(page.contains("<pre>\n</pre>"), "{page}");
+        assert_eq!(response.headers(), &*page::HEADERS);
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            "text/html; charset=utf-8"
+        );
+    }
+}
