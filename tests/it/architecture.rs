@@ -1,6 +1,7 @@
 //! The order of reading, held by a test: `mod` lines stand in it, a module imports only modules
 //! that are listed above it, and the orchestrators alone call the steps.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ struct Crate {
     steps: &'static [&'static str],
 }
 
-const CRATES: [Crate; 3] = [
+const CRATES: [Crate; 4] = [
     Crate {
         name: "shared",
         orchestrators: &[],
@@ -30,7 +31,16 @@ const CRATES: [Crate; 3] = [
         orchestrators: &["housekeeping", "build", "job", "poll"],
         steps: &["checkout", "report", "cleanup", "images", "retention"],
     },
+    Crate {
+        name: "web",
+        orchestrators: &["pages"],
+        steps: &[],
+    },
 ];
+
+/// The crates whose source folders have at most [`FOLDER_MAX_NAMES`] names each.
+const TIDY: [&str; 3] = ["shared", "handler", "web"];
+const FOLDER_MAX_NAMES: usize = 12;
 
 #[test]
 fn a_module_imports_only_modules_listed_above_it() {
@@ -82,11 +92,33 @@ fn only_the_orchestrators_call_the_steps() {
 }
 
 #[test]
-fn handler_and_worker_never_meet() {
-    for (one, other) in [("handler", "worker"), ("worker", "handler")] {
-        let manifest = fs::read_to_string(root().join(one).join("Cargo.toml")).expect("a manifest");
-        let depends = manifest.lines().any(|line| line.starts_with(other));
-        assert!(!depends, "{one} depends on {other}");
+fn a_source_folder_has_at_most_a_dozen_names() {
+    for name in TIDY {
+        let mut folders = vec![root().join(name).join("src")];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).expect("a source folder");
+            let paths: Vec<_> = entries
+                .map(|entry| entry.expect("an entry").path())
+                .collect();
+            let names: BTreeSet<_> = paths.iter().filter_map(|path| name_of(path)).collect();
+            assert!(names.len() <= FOLDER_MAX_NAMES, "{folder:?}: {names:?}");
+            folders.extend(paths.into_iter().filter(|path| path.is_dir()));
+        }
+    }
+}
+
+#[test]
+fn handler_worker_and_web_never_meet() {
+    let crates = ["handler", "worker", "web"];
+    for name in crates {
+        let manifest = root().join(name).join("Cargo.toml");
+        let manifest = fs::read_to_string(manifest).expect("a manifest");
+        let meets: Vec<_> = manifest
+            .lines()
+            .filter_map(|line| line.split(['.', '=', ' ']).next())
+            .filter(|dependency| *dependency != name && crates.contains(dependency))
+            .collect();
+        assert!(meets.is_empty(), "{name} depends on {meets:?}");
     }
 }
 
@@ -259,6 +291,14 @@ fn without_tests_and_comments(source: &str) -> String {
     code.filter(|line| !line.trim_start().starts_with("//"))
         .flat_map(|line| [line, "\n"])
         .collect()
+}
+
+/// The name that a file or folder gives to a part. The files of the folder itself, its tests and the
+/// folder of further programs give none.
+fn name_of(path: &Path) -> Option<&str> {
+    let stem = path.file_stem()?.to_str()?;
+    let names_a_part = !matches!(stem, "lib" | "main" | "mod" | "tests" | "bin");
+    names_a_part.then_some(stem)
 }
 
 fn is_type_or_constant(segment: &str) -> bool {
