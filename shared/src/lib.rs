@@ -10,6 +10,6 @@ pub mod message;
 pub mod config;
 pub mod process;
 pub mod net;
-#[cfg(feature = "github")]
+#[cfg(feature = "forge")]
 pub mod forge;
 pub mod queue;

@@ -25,7 +25,7 @@ impl Desk {
         let dir = tempfile::tempdir().expect("a directory");
         let reporter = Reporter {
             records: Records::open(dir.path()).expect("opened"),
-            github: Github::new(&config(&github)).expect("valid"),
+            github: Forge::github(&config(&github)).expect("valid"),
             mailer: Mailer::new(&MailConfig::Off).await.expect("valid"),
             links: Links {
                 public_url: None,
