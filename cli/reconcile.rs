@@ -151,7 +151,7 @@ impl Reconciler {
     }
 
     async fn enqueue(&self, request: BuildRequest) -> anyhow::Result<BuildRequest> {
-        let message = Message::V1(request);
+        let message = Message::V2(request);
         self.queue.send(&message).await?;
         let request = message.into_request();
         let BuildRequest {
