@@ -151,7 +151,7 @@ impl Reconciler {
     }
 
     async fn enqueue(&self, request: BuildRequest) -> anyhow::Result<BuildRequest> {
-        let message = Message::V1(request);
+        let message = Message::V2(request);
         self.queue.send(&message).await?;
         let request = message.into_request();
         let BuildRequest {
@@ -207,12 +207,12 @@ impl Findings {
 
 #[cfg(test)]
 mod tests {
-    use shared::forge::github::GithubError;
+    use shared::forge::ForgeError;
 
     use super::*;
 
     fn limited(seconds: u64) -> anyhow::Error {
-        let error = GithubError::Unavailable {
+        let error = ForgeError::Unavailable {
             what: "the webhooks".to_owned(),
             reason: "it answered 403".to_owned(),
             retry_after: Some(Duration::from_secs(seconds)),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use shared::build::{
-    BuildId, BuildRequest, CommitSha, GitRef, InvalidName, RepoName, Revision, skip_mark,
+    BuildId, BuildRequest, CommitSha, ForgeKind, GitRef, InvalidName, RepoName, Revision, skip_mark,
 };
 use shared::config::{BranchFilter, RepoFilter, WebhookConfig};
 
@@ -93,6 +93,7 @@ fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision
         _ => after,
     };
     Ok(Decision::Build(BuildRequest {
+        forge: ForgeKind::Github,
         id,
         repo,
         revision: Revision::Commit(commit),
@@ -112,6 +113,7 @@ fn decide_manual(manual: &Manual<'_>, policy: &Policy, id: BuildId) -> Result<De
         return Ok(Decision::Ignore(Ignored::Deleted));
     }
     Ok(Decision::Build(BuildRequest {
+        forge: ForgeKind::Github,
         id,
         repo,
         revision,

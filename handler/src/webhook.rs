@@ -103,7 +103,7 @@ impl Webhook {
 
     /// When this returns `Ok`, the build is durable.
     async fn enqueue(&self, request: BuildRequest) -> Result<BuildRequest, Refusal> {
-        let message = Message::V1(request);
+        let message = Message::V2(request);
         in_time(self.queue_deadline, self.queue.send(&message)).await?;
         Ok(message.into_request())
     }

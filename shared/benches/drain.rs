@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use compose_ci_shared::build::{BuildId, BuildRequest};
+use compose_ci_shared::build::{BuildId, BuildRequest, ForgeKind};
 use compose_ci_shared::config::SqsConfig;
 use compose_ci_shared::message::Message;
 use compose_ci_shared::net::aws;
@@ -126,7 +126,8 @@ async fn work(queue: Queue, settled: mpsc::Sender<()>) {
 /// Each for a branch of its own: a FIFO queue hands out one branch's builds one by one.
 fn message() -> Message {
     let id = BuildId::random();
-    Message::V1(BuildRequest {
+    Message::V2(BuildRequest {
+        forge: ForgeKind::Github,
         id,
         repo: "octo/hello".parse().expect("a repository"),
         revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"

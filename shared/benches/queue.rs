@@ -8,7 +8,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use compose_ci_shared::build::{BuildId, BuildRequest};
+use compose_ci_shared::build::{BuildId, BuildRequest, ForgeKind};
 use compose_ci_shared::message::Message;
 use compose_ci_shared::queue::{LocalQueue, Queue};
 use rusqlite::Connection;
@@ -118,7 +118,8 @@ async fn open() -> (Queue, TempDir) {
 }
 
 fn message() -> Message {
-    Message::V1(BuildRequest {
+    Message::V2(BuildRequest {
+        forge: ForgeKind::Github,
         id: BuildId::random(),
         repo: "octo/hello".parse().expect("repo"),
         revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"

@@ -14,6 +14,6 @@ pub mod process;
 pub mod net;
 #[cfg(feature = "store")]
 pub mod ledger;
-#[cfg(feature = "github")]
+#[cfg(feature = "forge")]
 pub mod forge;
 pub mod queue;

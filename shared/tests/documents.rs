@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use compose_ci_shared::variables::{GROUPS, Variable};
+use compose_ci_shared::config::variables::{GROUPS, Variable};
 
 const DOCUMENTS: [&str; 8] = [
     "README.md",

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::Stream;
 use shared::build::{BuildId, BuildRequest, CommitSha};
 use shared::config::HookConfig;
-use shared::forge::github::Github;
+use shared::forge::Forge;
 use tokio::sync::SetOnce;
 
 use crate::claim::Claim;
@@ -36,7 +36,7 @@ pub struct Builder {
     /// Who knows whether there is room.
     pub housekeeper: Housekeeper,
     /// Where the commits come from.
-    pub github: Github,
+    pub github: Forge,
     /// What to run, and its limits.
     pub hook: HookConfig,
     /// The image to run in.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use shared::build::{CommitSha, RepoName};
-use shared::forge::github::{Github, Patience};
+use shared::forge::{Forge, Patience};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -27,7 +27,7 @@ const QUEUED_CHUNKS: usize = 4;
 /// The commit cannot be had, its archive is not acceptable, or the engine cannot take it.
 pub(crate) async fn checkout(
     engine: &Engine,
-    github: &Github,
+    github: &Forge,
     repo: &RepoName,
     commit: &CommitSha,
     container: &str,

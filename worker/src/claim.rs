@@ -28,8 +28,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shared::build::{BuildId, BuildRequest, CommitSha};
-use shared::forge::github::{CommitStatus, Github, GithubError, Patience, State};
+use shared::build::{BuildId, BuildRequest, CommitSha, CommitState};
+use shared::forge::{CommitStatus, Forge, ForgeError, Patience};
 use shared::queue::MAX_RECEIVES;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -77,7 +77,7 @@ pub(crate) enum Standing {
 /// Claims builds, for a worker that shares its queue with others.
 #[derive(Debug, Clone)]
 pub(crate) struct Claims {
-    pub(crate) github: Github,
+    pub(crate) github: Forge,
     pub(crate) records: Records,
     /// Whether a hook may run again that was interrupted.
     pub(crate) rerun: bool,
@@ -158,7 +158,7 @@ fn standing(statuses: &[CommitStatus], build: BuildId, lease: &LeaseName) -> Sta
 pub(crate) fn is_told(statuses: &[CommitStatus], build: BuildId) -> bool {
     statuses
         .iter()
-        .any(|status| status.state != State::Pending && names(status, build))
+        .any(|status| status.state != CommitState::Pending && names(status, build))
 }
 
 fn names(status: &CommitStatus, build: BuildId) -> bool {
@@ -270,15 +270,15 @@ impl Claim<'_> {
         }
     }
 
-    async fn standing(&self) -> Result<Standing, GithubError> {
+    async fn standing(&self) -> Result<Standing, ForgeError> {
         let statuses = self.claims.github.statuses(&self.request.repo, self.commit);
         Ok(standing(&statuses.await?, self.request.id, &self.lease))
     }
 
     /// GitHub may take a moment until it lists a status that it has accepted.
-    async fn standing_once_listed(&self) -> Result<Standing, GithubError> {
+    async fn standing_once_listed(&self) -> Result<Standing, ForgeError> {
         match self.standing().await? {
-            Standing::Unclaimed => Err(GithubError::Unavailable {
+            Standing::Unclaimed => Err(ForgeError::Unavailable {
                 what: "the list of commit statuses".into(),
                 reason: "it lacks the pending status".into(),
                 retry_after: None,
@@ -288,7 +288,7 @@ impl Claim<'_> {
         }
     }
 
-    async fn announce(&self) -> Result<(), GithubError> {
+    async fn announce(&self) -> Result<(), ForgeError> {
         let (repo, commit) = (&self.request.repo, self.commit);
         let announcement = self.announcement();
         let records = &self.claims.records;
@@ -305,7 +305,7 @@ impl Claim<'_> {
     fn announcement(&self) -> CommitStatus {
         let (build, lease) = (self.request.id, &self.lease);
         CommitStatus {
-            state: State::Pending,
+            state: CommitState::Pending,
             description: Some(match self.page {
                 Some(_) => format!("building (lease {lease})"),
                 None => format!("building {build} (lease {lease})"),
@@ -322,7 +322,7 @@ mod tests {
     const BUILD: &str = "5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d";
     const PAGE: &str = "https://ci.example.org/builds/5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d";
 
-    fn status(state: State, description: &str) -> CommitStatus {
+    fn status(state: CommitState, description: &str) -> CommitStatus {
         CommitStatus {
             state,
             description: Some(description.replace("<id>", BUILD)),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     fn pending(description: &str) -> CommitStatus {
-        status(State::Pending, description)
+        status(CommitState::Pending, description)
     }
 
     /// Where the build stands for a worker `07d2` with the message `3fa9c1d2`.
@@ -376,14 +376,17 @@ mod tests {
             ),
             (on_page(pending("building")), Standing::Elsewhere),
             (
-                on_page(status(State::Success, "passed in 3s")),
+                on_page(status(CommitState::Success, "passed in 3s")),
                 Standing::Told,
             ),
             (
-                status(State::Success, "passed in 3s (<id>)"),
+                status(CommitState::Success, "passed in 3s (<id>)"),
                 Standing::Told,
             ),
-            (status(State::Success, "passed in 3s"), Standing::Unclaimed),
+            (
+                status(CommitState::Success, "passed in 3s"),
+                Standing::Unclaimed,
+            ),
             (pending("building"), Standing::Unclaimed),
             (
                 pending("building 133ffde0-0000-4000-8000-000000000000 (lease 3fa9c1d2-07d2)"),
@@ -398,7 +401,11 @@ mod tests {
     #[test]
     fn a_final_status_ends_a_build_whatever_was_said_after_it() {
         let ours = pending("building <id> (lease 3fa9c1d2-07d2)");
-        for state in [State::Success, State::Failure, State::Error] {
+        for state in [
+            CommitState::Success,
+            CommitState::Failure,
+            CommitState::Error,
+        ] {
             let end = status(state, "… (<id>)");
             for statuses in [[end.clone(), ours.clone()], [ours.clone(), end]] {
                 assert_eq!(standing_by(&statuses), Standing::Told);

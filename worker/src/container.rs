@@ -275,6 +275,7 @@ mod tests {
 
     fn body(git_ref: Option<&str>, hook: &HookConfig) -> ContainerCreateBody {
         let request = BuildRequest {
+            forge: shared::build::ForgeKind::Github,
             id: "67e55044-10b1-426f-9247-bb680e5fe0c8"
                 .parse()
                 .expect("uuid"),

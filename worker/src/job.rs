@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use shared::build::{BuildId, BuildRequest, CommitSha, Revision};
-use shared::forge::github::{CommitStatus, Github, State};
+use shared::build::{BuildId, BuildRequest, CommitSha, CommitState, Revision};
+use shared::forge::{CommitStatus, Forge};
 use shared::queue::MAX_RECEIVES;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(1);
 pub struct Job {
     pub(crate) builder: Builder,
     pub(crate) records: Records,
-    pub(crate) github: Github,
+    pub(crate) github: Forge,
     pub(crate) claims: Claims,
     pub(crate) supersession: Supersession,
     pub(crate) mailer: Mailer,
@@ -277,7 +277,7 @@ impl Job {
         ended: &CancellationToken,
     ) {
         let status = CommitStatus {
-            state: State::Pending,
+            state: CommitState::Pending,
             description: Some("building".to_owned()),
             target_url: self.links.build_page(request.id),
         };

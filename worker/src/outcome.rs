@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::build::CommitSha;
-use shared::forge::github::GithubError;
+use shared::forge::ForgeError;
 
 use crate::disk::DiskFull;
 use crate::engine::EngineError;
@@ -65,8 +65,8 @@ pub enum Obstacle {
     },
 }
 
-impl From<GithubError> for Obstacle {
-    fn from(error: GithubError) -> Self {
+impl From<ForgeError> for Obstacle {
+    fn from(error: ForgeError) -> Self {
         match error.is_transient() {
             true => Self::Transient(error.to_string()),
             false => Self::Permanent(error.to_string()),

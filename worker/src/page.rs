@@ -3,7 +3,7 @@
 //! The page is sent as it is made: [`head`], the log in pieces through a [`LogEscaper`], [`foot`].
 
 use ansi_to_html::Esc;
-use shared::forge::github::State;
+use shared::build::CommitState;
 
 use crate::record::Build;
 use crate::render::{self, Fact};
@@ -47,7 +47,9 @@ impl LogEscaper {
 pub fn head(build: &Build, web_url: Option<&str>) -> String {
     let state = render::state(build);
     let refresh = match state {
-        State::Pending if !build.taken_over => "<meta http-equiv=\"refresh\" content=\"5\">\n",
+        CommitState::Pending if !build.taken_over => {
+            "<meta http-equiv=\"refresh\" content=\"5\">\n"
+        }
         _ => "",
     };
     let title = format!(
@@ -102,12 +104,12 @@ fn log_notice(build: &Build) -> &'static str {
     }
 }
 
-fn class(state: State) -> &'static str {
+fn class(state: CommitState) -> &'static str {
     match state {
-        State::Pending => "pending",
-        State::Success => "success",
-        State::Failure => "failure",
-        State::Error => "error",
+        CommitState::Pending => "pending",
+        CommitState::Success => "success",
+        CommitState::Failure => "failure",
+        CommitState::Error => "error",
     }
 }
 

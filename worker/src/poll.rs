@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use shared::config::{ConfigError, WorkerConfig};
-use shared::forge::github::Github;
+use shared::forge::Forge;
 use shared::process::lock::FileLock;
 use shared::process::shutdown::Shutdown;
 use shared::queue::{Delivery, Queue};
@@ -46,7 +46,7 @@ const LOCK: &str = "worker.lock";
 pub struct Worker {
     config: WorkerConfig,
     engine: Engine,
-    github: Github,
+    github: Forge,
     mailer: Mailer,
     records: Records,
     links: Links,
@@ -63,12 +63,13 @@ impl Worker {
         std::fs::create_dir_all(&logs).with_context(|| format!("DATA_DIR: {}", logs.display()))?;
         // Two workers with the same records would both go on with the same builds.
         let lock = lock(&config.data_dir)?;
+        let github = Forge::github(&config.github)?;
         Ok(Self {
             engine: Engine::new(&config.engine)?,
-            github: Github::new(&config.github)?,
             mailer: Mailer::new(&config.mail).await?,
             records: Records::open(&config.data_dir)?,
-            links: links(&config),
+            links: links(&config, &github),
+            github,
             config,
             _lock: lock,
         })
@@ -342,37 +343,10 @@ fn lock(data_dir: &Path) -> Result<FileLock, ConfigError> {
     })
 }
 
-fn links(config: &WorkerConfig) -> Links {
+fn links(config: &WorkerConfig, forge: &Forge) -> Links {
     let base = |url: &str| url.trim_end_matches('/').to_owned();
     Links {
         public_url: config.public_url.as_ref().map(|url| base(url.as_str())),
-        web_url: web_url(&config.github.api_url),
-    }
-}
-
-/// Where people see what an API serves: GitHub's own site, or the host of an Enterprise server.
-fn web_url(api_url: &str) -> Option<String> {
-    match api_url {
-        "https://api.github.com" => Some("https://github.com".to_owned()),
-        _ => api_url.strip_suffix("/api/v3").map(str::to_owned),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::web_url;
-
-    #[test]
-    fn people_see_repositories_where_the_api_is_not() {
-        for (api, web) in [
-            ("https://api.github.com", Some("https://github.com")),
-            (
-                "https://git.example.org/api/v3",
-                Some("https://git.example.org"),
-            ),
-            ("http://127.0.0.1:9000", None),
-        ] {
-            assert_eq!(web_url(api).as_deref(), web);
-        }
+        web_url: forge.site().map(|site| site.url().to_owned()),
     }
 }

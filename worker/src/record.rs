@@ -220,7 +220,7 @@ impl Records {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
                 params![
                     request.id.to_string(),
-                    Message::V1(request.clone()).encode(),
+                    Message::V2(request.clone()).encode(),
                     request.repo.as_str(),
                     request.ref_name(),
                     request.commit().map(CommitSha::as_str),
@@ -414,6 +414,7 @@ mod tests {
 
     pub(super) fn request(branch: &str) -> BuildRequest {
         BuildRequest {
+            forge: shared::build::ForgeKind::Github,
             id: BuildId::random(),
             repo: "octo/hello".parse().expect("repo"),
             revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
@@ -481,6 +482,7 @@ mod tests {
         assert!(begun.commit.is_some());
 
         let named = BuildRequest {
+            forge: shared::build::ForgeKind::Github,
             id: BuildId::random(),
             revision: "main".parse().expect("name"),
             ..pushed.clone()

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use ansi_to_html::Esc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use shared::build::{BuildId, CommitSha, GitRef, Revision};
-use shared::forge::github::State;
+use shared::build::{BuildId, CommitSha, CommitState, GitRef, Revision};
 
 use crate::outcome::Outcome;
 use crate::record::Build;
@@ -53,13 +52,13 @@ pub(crate) struct Fact {
 }
 
 /// The state of a commit whose build ended so.
-pub fn status_state(outcome: &Outcome) -> State {
+pub fn status_state(outcome: &Outcome) -> CommitState {
     match outcome {
-        Outcome::Passed => State::Success,
+        Outcome::Passed => CommitState::Success,
         Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::OutOfMemory { .. } => {
-            State::Failure
+            CommitState::Failure
         }
-        Outcome::Superseded { .. } | Outcome::Error { .. } => State::Error,
+        Outcome::Superseded { .. } | Outcome::Error { .. } => CommitState::Error,
     }
 }
 
@@ -81,7 +80,7 @@ pub fn mail_subject(build: &Build) -> String {
     let subject = format!("[{}] {} {headline}", build.request.repo, revision(build));
     match (state(build), build.duration()) {
         // The headline of the other outcomes ends in the duration.
-        (State::Error, Some(duration)) => format!("{subject} (after {})", time(duration)),
+        (CommitState::Error, Some(duration)) => format!("{subject} (after {})", time(duration)),
         _ => subject,
     }
 }
@@ -152,9 +151,11 @@ pub(crate) fn outcome_word(outcome: &Outcome) -> &'static str {
 }
 
 /// The state of the build's commit.
-pub(crate) fn state(build: &Build) -> State {
+pub(crate) fn state(build: &Build) -> CommitState {
     let finished = build.finished.as_ref();
-    finished.map_or(State::Pending, |finished| status_state(&finished.outcome))
+    finished.map_or(CommitState::Pending, |finished| {
+        status_state(&finished.outcome)
+    })
 }
 
 /// How the build ended, or that it has not: one line of any length.
@@ -245,12 +246,12 @@ fn description(outcome: &Outcome, duration: Duration) -> String {
     }
 }
 
-fn colour(state: State) -> &'static str {
+fn colour(state: CommitState) -> &'static str {
     match state {
-        State::Pending => "#57606a",
-        State::Success => "#1a7f37",
-        State::Failure => "#cf222e",
-        State::Error => "#9a6700",
+        CommitState::Pending => "#57606a",
+        CommitState::Success => "#1a7f37",
+        CommitState::Failure => "#cf222e",
+        CommitState::Error => "#9a6700",
     }
 }
 

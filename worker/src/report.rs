@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shared::build::BuildId;
-use shared::forge::github::{CommitStatus, Github, GithubError};
+use shared::forge::{CommitStatus, Forge, ForgeError};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ impl Bell {
 #[derive(Debug)]
 pub(crate) struct Reporter {
     pub(crate) records: Records,
-    pub(crate) github: Github,
+    pub(crate) github: Forge,
     pub(crate) mailer: Mailer,
     pub(crate) links: Links,
     pub(crate) data_dir: PathBuf,
@@ -309,8 +309,8 @@ impl Tries {
 
 /// Whether GitHub minds this very status, whoever posts it whenever. Every other refusal concerns us:
 /// a token that has expired, or was narrowed, is renewed some time.
-fn is_about_status(error: &GithubError) -> bool {
-    matches!(error, GithubError::Refused { status: 422, .. })
+fn is_about_status(error: &ForgeError) -> bool {
+    matches!(error, ForgeError::Refused { status: 422, .. })
 }
 
 fn is_hopeless(due: &DueReport, tries: Tries) -> bool {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use shared::build::{CommitSha, GitRef, RefName, RepoName, skip_mark};
-use shared::forge::github::{Github, GithubError};
+use shared::forge::{Forge, ForgeError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{SetOnce, broadcast};
 use tokio::time::sleep;
@@ -27,7 +27,7 @@ const PUSHES_AT_ONCE: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Supersession {
     wanted: bool,
-    github: Github,
+    github: Forge,
     records: Records,
     pushes: broadcast::Sender<Branch>,
 }
@@ -38,14 +38,14 @@ type Branch = (RepoName, RefName);
 #[derive(Debug, thiserror::Error)]
 enum LookError {
     #[error(transparent)]
-    Github(#[from] GithubError),
+    Github(#[from] ForgeError),
     #[error(transparent)]
     Records(#[from] RecordError),
 }
 
 impl Supersession {
     /// Where it is not `wanted`, no build is ever found to be superseded.
-    pub(crate) fn new(wanted: bool, github: Github, records: Records) -> Self {
+    pub(crate) fn new(wanted: bool, github: Forge, records: Records) -> Self {
         Self {
             wanted,
             github,

@@ -28,7 +28,10 @@ const REF_NAME_MAX_BYTES: usize = 255;
 /// Name of the commit status where `STATUS_CONTEXT` gives no other.
 pub const DEFAULT_STATUS_CONTEXT: &str = "compose-ci";
 
-/// Longest owner or repository name in bytes: GitHub allows 39 for an owner and 100 for a name.
+/// Longest name of a repository, its groups included, in bytes.
+const REPO_NAME_MAX_BYTES: usize = 255;
+
+/// Longest part of such a name in bytes: GitHub allows 39 for an owner and 100 for a name.
 const REPO_PART_MAX_BYTES: usize = 100;
 
 /// What keeps a head commit from being built when it stands in its message, as on GitHub Actions.
@@ -57,6 +60,8 @@ pub enum InvalidName {
 /// What a worker needs to know to build one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildRequest {
+    /// The forge that the commit comes from, and that is told how its build ends.
+    pub forge: ForgeKind,
     /// The build's identity: container name, log name, page.
     pub id: BuildId,
     /// Where the commit lives.
@@ -85,6 +90,14 @@ impl BuildRequest {
             Revision::Name(_) => None,
         }
     }
+}
+
+/// A kind of forge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForgeKind {
+    /// GitHub, or an Enterprise server.
+    Github,
 }
 
 /// The identity of a build: it names the container, the log and the page.
@@ -142,7 +155,8 @@ impl FromStr for BuildId {
     }
 }
 
-/// A repository on GitHub, `owner/name`. Equality ignores case, as GitHub does.
+/// A repository on a forge: `owner/name`, or `group/subgroup/name` where the forge has those. Equality
+/// ignores case, as GitHub does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RepoName(String);
@@ -153,9 +167,20 @@ impl RepoName {
         &self.0
     }
 
-    /// The part before the slash.
+    /// All before the last slash: an owner, or a group within others.
     pub fn owner(&self) -> &str {
-        self.0.split_once('/').map_or("", |(owner, _)| owner)
+        self.parts().0
+    }
+
+    /// The part behind the last slash.
+    pub fn name(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0
+            .rsplit_once('/')
+            .expect("a name has two parts or more")
     }
 }
 
@@ -177,8 +202,8 @@ impl FromStr for RepoName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (owner, name) = text.split_once('/').ok_or(InvalidName::Repo)?;
-        if is_repo_part(owner) && is_repo_part(name) {
+        let fits = text.contains('/') && text.len() <= REPO_NAME_MAX_BYTES;
+        if fits && text.split('/').all(is_repo_part) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidName::Repo)
@@ -402,13 +427,40 @@ mod tests {
 
     #[test]
     fn a_repository_is_owner_slash_name() {
-        for good in ["octo/hello", "Octo-Org/hello.world_1", "a/b"] {
+        for good in ["octo/hello", "Octo-Org/hello.world_1", "a/b", "a/b/c"] {
             assert_eq!(good.parse::<RepoName>().map(String::from), Ok(good.into()));
         }
+        let long_part = format!("a/{}", "b".repeat(101));
+        let long_name = format!("{}/", "x".repeat(63)).repeat(4);
         for bad in [
-            "", "octo", "octo/", "/x", "a/b/c", "a/..", "./b", "a b/c", "a/b?c", "ä/b",
+            "",
+            "octo",
+            "octo/",
+            "/x",
+            "a//c",
+            "a/b/",
+            "a/..",
+            "./b",
+            "a/../b",
+            "a b/c",
+            "a/b?c",
+            "ä/b",
+            &long_part,
+            &format!("{long_name}b"),
         ] {
             assert_eq!(bad.parse::<RepoName>(), Err(InvalidName::Repo), "{bad}");
+        }
+        assert!(long_name.trim_end_matches('/').parse::<RepoName>().is_ok());
+    }
+
+    #[test]
+    fn an_owner_is_all_before_the_name() {
+        for (repo, owner, name) in [
+            ("octo/hello", "octo", "hello"),
+            ("group/sub/hello", "group/sub", "hello"),
+        ] {
+            let repo: RepoName = repo.parse().expect("a name");
+            assert_eq!((repo.owner(), repo.name()), (owner, name));
         }
     }
 

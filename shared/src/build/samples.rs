@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Build, BuildRequest, BuildState, Outcome, WorkerId};
+use super::{Build, BuildRequest, ForgeKind, BuildState, Outcome, WorkerId};
 
 /// A build of a branch whose hook runs.
 pub fn running() -> Build {
@@ -10,6 +10,7 @@ pub fn running() -> Build {
     let claimed_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_834_400);
     Build {
         request: BuildRequest {
+            forge: ForgeKind::Github,
             id: "5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d".parse().expect("id"),
             repo: "octo/hello".parse().expect("repo"),
             revision: commit.parse().expect("sha"),

@@ -13,7 +13,7 @@ mod reconcile;
 mod storage;
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -206,7 +206,7 @@ impl WebhookConfig {
         Ok(Self {
             token,
             secrets,
-            repos: env.required_parsed("GITHUB_REPO")?,
+            repos: github_repos(env)?,
             branches: env.parsed("BRANCHES", BranchFilter::default())?,
             status_context: status_context(env),
         })
@@ -331,6 +331,15 @@ impl HookConfig {
     }
 }
 
+/// Names at GitHub have two parts.
+fn github_repos(env: &Env) -> Result<RepoFilter> {
+    let repos: RepoFilter = env.required_parsed("GITHUB_REPO")?;
+    match repos.0.iter().find(|pattern| pattern.owner().contains('/')) {
+        Some(deeper) => Err(invalid("GITHUB_REPO", not_a_pattern(&deeper.to_string()))),
+        None => Ok(repos),
+    }
+}
+
 fn status_context(env: &Env) -> String {
     let named = env.text("STATUS_CONTEXT");
     named.unwrap_or(DEFAULT_STATUS_CONTEXT).to_owned()
@@ -354,7 +363,8 @@ fn nano_cpus(text: &str) -> Result<i64, String> {
     }
 }
 
-/// The repositories that may build: a comma list of `owner/name` and `owner/*`.
+/// The repositories that may build: a comma list of `owner/name` and `owner/*`. Where the forge has
+/// groups within groups, an owner is all of them: `group/sub/*` does not name what is in `group`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoFilter(Vec<RepoPattern>);
 
@@ -391,6 +401,24 @@ impl RepoFilter {
     }
 }
 
+impl RepoPattern {
+    fn owner(&self) -> &str {
+        match self {
+            Self::One(repo) => repo.owner(),
+            Self::OwnedBy(owner) => owner,
+        }
+    }
+}
+
+impl Display for RepoPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(repo) => repo.fmt(f),
+            Self::OwnedBy(owner) => write!(f, "{owner}/*"),
+        }
+    }
+}
+
 impl FromStr for RepoFilter {
     type Err = String;
 
@@ -403,13 +431,17 @@ impl FromStr for RepoFilter {
             None => item.parse().map(RepoPattern::One),
         };
         let patterns = list(text)
-            .map(|item| pattern(item).map_err(|_| format!("{item:?} is not owner/name or owner/*")))
+            .map(|item| pattern(item).map_err(|_| not_a_pattern(item)))
             .collect::<Result<Vec<_>, _>>()?;
         if patterns.is_empty() {
             return Err("names no repository".to_owned());
         }
         Ok(Self(patterns))
     }
+}
+
+fn not_a_pattern(item: &str) -> String {
+    format!("{item:?} is not owner/name or owner/*")
 }
 
 /// The branches and tags that build: globs, in which `*` also crosses slashes.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{Env, GithubConfig, RepoFilter, Result, WebhookConfig, data_dir, http_url, missing};
+use super::{
+    Env, GithubConfig, RepoFilter, Result, WebhookConfig, data_dir, github_repos, http_url, missing,
+};
 
 /// What is needed to find pushes that GitHub could not deliver.
 #[derive(Debug, Clone)]
@@ -49,7 +51,7 @@ impl LookupConfig {
         }
         Ok(Self {
             github: GithubConfig::load(env)?,
-            repos: env.required_parsed("GITHUB_REPO")?,
+            repos: github_repos(env)?,
             address,
         })
     }

@@ -240,13 +240,17 @@ fn values_under_secret_names_are_masked() {
 
 #[test]
 fn repositories_are_a_list_or_an_owner() {
-    let filter: RepoFilter = "octo/hello, corp/*".parse().expect("valid");
+    let filter: RepoFilter = "octo/hello, corp/*, group/sub/*".parse().expect("valid");
     for (repo, allowed) in [
         ("octo/hello", true),
         ("Octo/Hello", true),
         ("corp/anything", true),
         ("octo/other", false),
         ("corporate/x", false),
+        ("corp/deep/anything", false),
+        ("Group/Sub/anything", true),
+        ("group/anything", false),
+        ("group/sub/deep/anything", false),
     ] {
         assert_eq!(
             filter.allows(&repo.parse().expect("repo")),
@@ -259,6 +263,25 @@ fn repositories_are_a_list_or_an_owner() {
     assert_eq!(one.only().map(RepoName::as_str), Some("octo/hello"));
     for bad in ["", ",", "octo", "*/x", "*", "o c/*"] {
         assert!(bad.parse::<RepoFilter>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_repository_at_github_is_in_no_subgroup() {
+    for (value, line) in [
+        (
+            "octo/*,a/b/c",
+            r#"GITHUB_REPO: "a/b/c" is not owner/name or owner/*"#,
+        ),
+        (
+            "a/b/*",
+            r#"GITHUB_REPO: "a/b/*" is not owner/name or owner/*"#,
+        ),
+        ("a", r#"GITHUB_REPO: "a" is not owner/name or owner/*"#),
+    ] {
+        let env = Env::from([("GITHUB_TOKEN", "t0ken"), ("GITHUB_REPO", value)]);
+        let error = HandlerConfig::load(&env).expect_err(value);
+        assert_eq!(error.to_string(), line);
     }
 }
 

@@ -75,7 +75,7 @@ impl Entry {
     pub(super) fn new(request: BuildRequest, writer: WorkerId) -> Self {
         Self {
             commit: request.commit().cloned(),
-            message: Message::V1(request),
+            message: Message::V2(request),
             state: BuildState::Queued,
             claimed_ms: now_ms(),
             started_ms: None,

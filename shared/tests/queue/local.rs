@@ -341,7 +341,7 @@ async fn send_at_once(queue: &Queue, messages: Vec<Message>) -> HashSet<BuildId>
 fn poison() -> Message {
     let mut request = message().into_request();
     request.repo = "octo/poison".parse().expect("repo");
-    Message::V1(request)
+    Message::V2(request)
 }
 
 /// Returns once the queue has seen all that was asked of it before.

@@ -157,7 +157,7 @@ async fn on_a_fifo_queue_a_branch_waits_for_its_earlier_build_and_others_do_not(
     let mut of_the_same_branch = first.clone().into_request();
     of_the_same_branch.id = BuildId::random();
     of_the_same_branch.repo = "Octo/Hello".parse().expect("repo");
-    let second = Message::V1(of_the_same_branch);
+    let second = Message::V2(of_the_same_branch);
     let other = message();
     test.queue.send(&first).await.expect("send");
     let held = receive_one(&test.queue).await;
@@ -176,7 +176,7 @@ async fn a_message_tells_operators_its_repository_branch_and_version() {
     let test = SqsTest::standard().await;
     let mut request = message().into_request();
     request.git_ref = Some("refs/heads/main".parse().expect("ref"));
-    test.queue.send(&Message::V1(request)).await.expect("send");
+    test.queue.send(&Message::V2(request)).await.expect("send");
     let received = test
         .client
         .receive_message()
@@ -186,7 +186,7 @@ async fn a_message_tells_operators_its_repository_branch_and_version() {
     let received = received.await.expect("receive");
     let attributes = received.messages()[0].message_attributes();
     let attributes = attributes.expect("message attributes");
-    for (name, value) in [("repo", "octo/hello"), ("ref", "main"), ("version", "1")] {
+    for (name, value) in [("repo", "octo/hello"), ("ref", "main"), ("version", "2")] {
         assert_eq!(attributes[name].string_value(), Some(value), "{name}");
     }
 }
@@ -198,7 +198,7 @@ async fn a_name_of_any_characters_and_length_that_git_takes_arrives() {
             let mut request = message().into_request();
             request.revision = Revision::Name(name.parse().expect("a name"));
             request.git_ref = None;
-            let sent = Message::V1(request);
+            let sent = Message::V2(request);
             test.queue.send(&sent).await.expect("send");
             assert_eq!(receive_one(&test.queue).await.message, Ok(sent));
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use compose_ci_shared::build::{BuildId, BuildRequest};
+use compose_ci_shared::build::{BuildId, BuildRequest, ForgeKind};
 use compose_ci_shared::message::Message;
 use compose_ci_shared::queue::{Delivery, MAX_RECEIVES, Queue, QueueError, VISIBILITY_TIMEOUT};
 use tokio::task::JoinSet;
@@ -367,7 +367,8 @@ pub(crate) async fn a_sound_queue_answers_a_check(test: &impl TestQueue) {
 /// the builds of one branch one after another.
 pub(crate) fn message() -> Message {
     let id = BuildId::random();
-    Message::V1(BuildRequest {
+    Message::V2(BuildRequest {
+        forge: ForgeKind::Github,
         id,
         repo: "octo/hello".parse().expect("repo"),
         revision: "main".parse().expect("revision"),

@@ -84,6 +84,7 @@ mod tests {
     async fn a_commit_came_before_if_its_build_on_the_branch_was_taken_up_earlier() {
         let (_directory, records) = records();
         let of = |commit: &str, branch| BuildRequest {
+            forge: shared::build::ForgeKind::Github,
             revision: sha(commit).as_str().parse().expect("sha"),
             ..request(branch)
         };

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use shared::build::BuildRequest;
+use shared::build::{BuildRequest, ForgeKind};
 
 use super::*;
 use crate::record::Finished;
@@ -11,6 +11,7 @@ use crate::record::Finished;
 pub(crate) fn build() -> Build {
     Build {
         request: BuildRequest {
+            forge: ForgeKind::Github,
             id: "5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d".parse().expect("id"),
             repo: "octo/hello".parse().expect("repo"),
             revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"

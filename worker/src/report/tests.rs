@@ -1,7 +1,7 @@
 //! What is sent, in which order, and what is not, to a stand-in for GitHub.
 
 use harness::{CommitState, Endpoint, Fault, GitHub, TestRepo};
-use shared::build::BuildRequest;
+use shared::build::{BuildRequest, ForgeKind};
 use shared::config::{GithubConfig, MailConfig};
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ impl Desk {
         let dir = tempfile::tempdir().expect("a directory");
         let reporter = Reporter {
             records: Records::open(dir.path()).expect("opened"),
-            github: Github::new(&config(&github)).expect("valid"),
+            github: Forge::github(&config(&github)).expect("valid"),
             mailer: Mailer::new(&MailConfig::Off).await.expect("valid"),
             links: Links {
                 public_url: None,
@@ -48,6 +48,7 @@ impl Desk {
     /// A build of the commit that ended so and owes its status.
     async fn owe(&self, outcome: Outcome) -> BuildId {
         let request = BuildRequest {
+            forge: ForgeKind::Github,
             id: BuildId::random(),
             repo: "octo/hello".parse().expect("a repository"),
             revision: self.sha.parse().expect("a commit"),

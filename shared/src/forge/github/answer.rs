@@ -6,7 +6,7 @@ use http::header::{HeaderMap, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
 use reqwest::{RequestBuilder, Response};
 
-use super::GithubError;
+use super::ForgeError;
 
 /// What GitHub asks to wait after a secondary limit that names no time.
 /// <https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api>
@@ -25,8 +25,8 @@ const LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 /// Sends a request, once; the answer is a success.
 ///
 /// # Errors
-/// See [`GithubError`].
-pub(super) async fn send(request: RequestBuilder, what: &str) -> Result<Response, GithubError> {
+/// See [`ForgeError`].
+pub(super) async fn send(request: RequestBuilder, what: &str) -> Result<Response, ForgeError> {
     let sent = request.send().await;
     let response = sent.map_err(|error| no_answer(what, error))?;
     if response.status().is_success() {
@@ -37,7 +37,7 @@ pub(super) async fn send(request: RequestBuilder, what: &str) -> Result<Response
 }
 
 /// What it means that no answer came.
-pub(super) fn no_answer(what: &str, error: reqwest::Error) -> GithubError {
+pub(super) fn no_answer(what: &str, error: reqwest::Error) -> ForgeError {
     let reason = if error.is_timeout() {
         "no answer in time"
     } else if error.is_connect() {
@@ -49,7 +49,7 @@ pub(super) fn no_answer(what: &str, error: reqwest::Error) -> GithubError {
         error = format!("{:#}", anyhow::Error::new(error.without_url())),
         "GitHub: {what}"
     );
-    GithubError::Unavailable {
+    ForgeError::Unavailable {
         what: what.to_owned(),
         reason: reason.to_owned(),
         retry_after: None,
@@ -58,7 +58,7 @@ pub(super) fn no_answer(what: &str, error: reqwest::Error) -> GithubError {
 }
 
 /// Whether an answer that is no success is a refusal, or a request to come again.
-fn refusal(status: StatusCode, headers: &HeaderMap, text: &str, what: &str) -> GithubError {
+fn refusal(status: StatusCode, headers: &HeaderMap, text: &str, what: &str) -> ForgeError {
     let asked_to_wait = wait_in(headers);
     let limited = match status {
         StatusCode::TOO_MANY_REQUESTS => true,
@@ -67,14 +67,14 @@ fn refusal(status: StatusCode, headers: &HeaderMap, text: &str, what: &str) -> G
         _ => false,
     };
     if limited || status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-        return GithubError::Unavailable {
+        return ForgeError::Unavailable {
             what: what.to_owned(),
             reason: format!("it answered {}", status.as_u16()),
             retry_after: asked_to_wait.or(limited.then_some(SECONDARY_LIMIT_WAIT)),
             ambiguous: status.is_server_error(),
         };
     }
-    GithubError::Refused {
+    ForgeError::Refused {
         what: what.to_owned(),
         status: status.as_u16(),
         hint: match status {
@@ -128,7 +128,7 @@ async fn text_of(mut response: Response) -> String {
 mod tests {
     use super::*;
 
-    fn refused(status: u16, headers: &[(&'static str, &str)], text: &str) -> GithubError {
+    fn refused(status: u16, headers: &[(&'static str, &str)], text: &str) -> ForgeError {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("value")))

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::build::RepoName;
-use http::HeaderMap;
-use http::Method;
 use http::header::LINK;
+use http::{HeaderMap, Method};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
 
-use super::{Github, GithubError, no_answer, retried, send};
+use super::{ForgeError, Github, no_answer, send};
+use crate::build::RepoName;
+use crate::forge::patience::retried;
 
 /// The largest page that GitHub serves.
 const PER_PAGE: usize = 100;
@@ -108,8 +108,8 @@ impl Github {
     /// All webhooks of this owner; GitHub allows 20 for one event.
     ///
     /// # Errors
-    /// See [`GithubError`]; tried again a few times before it is unavailable.
-    pub async fn hooks(&self, owner: &HookOwner) -> Result<Vec<Hook>, GithubError> {
+    /// See [`ForgeError`]; tried again a few times before it is unavailable.
+    pub async fn hooks(&self, owner: &HookOwner) -> Result<Vec<Hook>, ForgeError> {
         let path = format!("{}?per_page={PER_PAGE}", owner.path());
         let (hooks, _) = self
             .read(&path, &format!("the webhooks of {owner}"))
@@ -120,13 +120,13 @@ impl Github {
     /// The attempts to deliver to a webhook since this time, the newest first.
     ///
     /// # Errors
-    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    /// See [`ForgeError`]; tried again a few times before it is unavailable.
     pub async fn attempts(
         &self,
         owner: &HookOwner,
         hook: u64,
         since: SystemTime,
-    ) -> Result<Vec<Attempt>, GithubError> {
+    ) -> Result<Vec<Attempt>, ForgeError> {
         let what = format!("the deliveries of a webhook of {owner}");
         let first_page = format!("{}/{hook}/deliveries?per_page={PER_PAGE}", owner.path());
         let mut attempts = Vec::new();
@@ -147,13 +147,13 @@ impl Github {
     /// The JSON that was sent in this attempt.
     ///
     /// # Errors
-    /// See [`GithubError`]; tried again a few times before it is unavailable.
+    /// See [`ForgeError`]; tried again a few times before it is unavailable.
     pub async fn sent_payload(
         &self,
         owner: &HookOwner,
         hook: u64,
         attempt: u64,
-    ) -> Result<Value, GithubError> {
+    ) -> Result<Value, ForgeError> {
         let path = format!("{}/{hook}/deliveries/{attempt}", owner.path());
         let what = format!("a delivery of a webhook of {owner}");
         let (attempt, _): (WholeAttempt, _) = self.read(&path, &what).await?;
@@ -164,13 +164,13 @@ impl Github {
     /// answers before it does so.
     ///
     /// # Errors
-    /// See [`GithubError`]; asked once.
+    /// See [`ForgeError`]; asked once.
     pub async fn redeliver(
         &self,
         owner: &HookOwner,
         hook: u64,
         attempt: u64,
-    ) -> Result<(), GithubError> {
+    ) -> Result<(), ForgeError> {
         let path = format!("{}/{hook}/deliveries/{attempt}/attempts", owner.path());
         let what = format!("the redelivery to a webhook of {owner}");
         send(self.api(Method::POST, &path), &what).await.map(drop)
@@ -180,7 +180,7 @@ impl Github {
         &self,
         path: &str,
         what: &str,
-    ) -> Result<(T, HeaderMap), GithubError> {
+    ) -> Result<(T, HeaderMap), ForgeError> {
         let ask = || async {
             let response = send(self.api(Method::GET, path), what).await?;
             let headers = response.headers().clone();

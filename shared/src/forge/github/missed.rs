@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use super::{Attempt, Github, GithubError, HookOwner};
+use super::{Attempt, ForgeError, Github, HookOwner};
 use crate::config::{LookupConfig, RepoPattern, WebhookAddress};
 
 /// How long GitHub remembers deliveries.
@@ -53,7 +53,7 @@ pub enum LookupError {
     NoWebhook(HookOwner),
     /// GitHub did not answer, or did not do this.
     #[error(transparent)]
-    Github(#[from] GithubError),
+    Github(#[from] ForgeError),
 }
 
 /// What a token may do with webhooks.
@@ -159,10 +159,10 @@ fn owner(pattern: &RepoPattern) -> HookOwner {
     }
 }
 
-fn no_right(error: GithubError, owner: &HookOwner, access: Access) -> LookupError {
+fn no_right(error: ForgeError, owner: &HookOwner, access: Access) -> LookupError {
     match error {
         // GitHub hides what a token may not see.
-        GithubError::Refused {
+        ForgeError::Refused {
             status: status @ (403 | 404),
             ..
         } => LookupError::NoRight {
@@ -287,7 +287,7 @@ mod tests {
         let refused = |owner: &HookOwner, access, status| {
             let what = "the webhooks".to_owned();
             let hint = "";
-            let refused = GithubError::Refused { what, status, hint };
+            let refused = ForgeError::Refused { what, status, hint };
             no_right(refused, owner, access).to_string()
         };
         let repo = HookOwner::Repo("octo/hello".parse().expect("a name"));
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn a_push_that_cannot_be_had_does_not_keep_the_others_back_and_a_github_that_is_away_does() {
         let failed = |retry_after| {
-            LookupError::from(GithubError::Unavailable {
+            LookupError::from(ForgeError::Unavailable {
                 what: "a delivery".to_owned(),
                 reason: "it answered 500".to_owned(),
                 retry_after,

@@ -2,14 +2,12 @@
 //! pushes that it could not deliver.
 
 mod answer;
-mod patience;
 mod hooks;
 mod missed;
 
+use std::io;
 use std::time::Duration;
 
-use crate::build::{CommitSha, RefName, RepoName};
-use crate::config::{ConfigError, GithubConfig};
 use anyhow::Context;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -21,10 +19,12 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use answer::{no_answer, send};
-pub use hooks::{Attempt, Hook, HookOwner};
-pub use missed::{Access, FailureStreak, LookupError, MissedPush, MissedPushes, REMEMBERED};
-pub use patience::{Patience, retried};
+use self::answer::{no_answer, send};
+pub use self::hooks::{Attempt, Hook, HookOwner};
+pub use self::missed::{Access, FailureStreak, LookupError, MissedPush, MissedPushes, REMEMBERED};
+use super::{CommitStatus, ForgeError, Patience, Site};
+use crate::build::{CommitSha, RefName, RepoName};
+use crate::config::{ConfigError, GithubConfig};
 
 /// GitHub itself gives up on a request after 10 s.
 const API_DEADLINE: Duration = Duration::from_secs(15);
@@ -43,92 +43,13 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 pub struct Github {
     client: Client,
     api_url: String,
+    site: Option<Site>,
     context: String,
 }
 
-/// The state of a commit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// The build is under way.
-    Pending,
-    /// It passed.
-    Success,
-    /// The hook failed, ran out of time or out of memory.
-    Failure,
-    /// Something other than the hook broke.
-    Error,
-}
-
-/// What is said about a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommitStatus {
-    /// The colour of it.
-    pub state: State,
-    /// One line, 140 characters at most.
-    pub description: Option<String>,
-    /// Where the log is.
-    pub target_url: Option<String>,
-}
-
-/// Why GitHub did not do what it was asked for. The text is fit for the commit's author.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GithubError {
-    /// It will not do it, however often it is asked.
-    #[error("GitHub answered {status} to {what}{hint}")]
-    Refused {
-        /// What was asked.
-        what: String,
-        /// The answer's status code.
-        status: u16,
-        /// What that code usually means here.
-        hint: &'static str,
-    },
-    /// It may do it later.
-    #[error("GitHub is not available for {what}: {reason}")]
-    Unavailable {
-        /// What was asked.
-        what: String,
-        /// The answer, or the lack of one.
-        reason: String,
-        /// When GitHub wants to be asked again.
-        retry_after: Option<Duration>,
-        /// Whether the request may have been carried out all the same.
-        ambiguous: bool,
-    },
-}
-
-impl GithubError {
-    /// Whether asking again can help.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
-
-    fn is_ambiguous(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable {
-                ambiguous: true,
-                ..
-            }
-        )
-    }
-
-    /// When GitHub wants to be asked again, if it said so.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Unavailable { retry_after, .. } => *retry_after,
-            Self::Refused { .. } => None,
-        }
-    }
-}
-
 impl Github {
-    /// A client for the API at the configured address.
-    ///
-    /// # Errors
-    /// The token is no header value, or the certificates cannot be used.
-    pub fn new(config: &GithubConfig) -> anyhow::Result<Self> {
+    /// Prepares a client for the API at the configured address.
+    pub(super) fn new(config: &GithubConfig) -> anyhow::Result<Self> {
         let tls = crate::net::tls::client_config(config.ca_bundle.as_deref())?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
@@ -143,22 +64,22 @@ impl Github {
         Ok(Self {
             client,
             api_url: config.api_url.clone(),
+            site: site_of(&config.api_url),
             context: config.status_context.clone(),
         })
     }
 
-    /// Says something about a commit, once. An answer that was lost, now or in an earlier
-    /// attempt (`maybe_posted`), is looked up before anything is posted again.
-    ///
-    /// # Errors
-    /// See [`GithubError`].
-    pub async fn post_status(
+    pub(super) fn site(&self) -> Option<&Site> {
+        self.site.as_ref()
+    }
+
+    pub(super) async fn post_status(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
         status: &CommitStatus,
         maybe_posted: bool,
-    ) -> Result<(), GithubError> {
+    ) -> Result<(), ForgeError> {
         if maybe_posted && self.is_current(repo, commit, status).await? {
             return Ok(());
         }
@@ -178,7 +99,7 @@ impl Github {
         repo: &RepoName,
         commit: &CommitSha,
         status: &CommitStatus,
-    ) -> Result<(), GithubError> {
+    ) -> Result<(), ForgeError> {
         let body = ContextStatus {
             context: self.context.clone(),
             status: status.clone(),
@@ -189,16 +110,11 @@ impl Github {
         send(request, "the commit status").await.map(drop)
     }
 
-    /// What was said about a commit under our name, the newest first. Of a commit with more than a
-    /// hundred statuses, those of others included, the older ones are left out.
-    ///
-    /// # Errors
-    /// See [`GithubError`]; asked once.
-    pub async fn statuses(
+    pub(super) async fn statuses(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
-    ) -> Result<Vec<CommitStatus>, GithubError> {
+    ) -> Result<Vec<CommitStatus>, ForgeError> {
         const WHAT: &str = "the list of commit statuses";
         let path = format!("/repos/{repo}/commits/{commit}/statuses?per_page=100");
         let statuses: Vec<ContextStatus> = self.json(&path, WHAT).await?;
@@ -208,44 +124,40 @@ impl Github {
         Ok(ours.map(|known| known.status).collect())
     }
 
-    /// Whether the newest status of ours on this commit is this one.
+    /// Tells whether the newest status of ours on this commit is this one.
     async fn is_current(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
         status: &CommitStatus,
-    ) -> Result<bool, GithubError> {
+    ) -> Result<bool, ForgeError> {
         let statuses = self.statuses(repo, commit).await?;
         Ok(statuses.first() == Some(status))
     }
 
-    /// Which commit a branch, tag or short id means.
-    ///
-    /// # Errors
-    /// See [`GithubError`]; it is unavailable when [`Patience`] has ended.
-    pub async fn resolve(&self, repo: &RepoName, name: &RefName) -> Result<CommitSha, GithubError> {
-        let ask = || self.commit_of(repo, name.as_str());
-        Patience::default().outlast(ask).await
+    /// Finds the commit that a branch, tag or short id means.
+    pub(super) async fn commit(
+        &self,
+        repo: &RepoName,
+        name: &RefName,
+    ) -> Result<CommitSha, ForgeError> {
+        self.commit_of(repo, name.as_str()).await
     }
 
-    /// The commit that a branch is at. GitHub may lag some seconds behind a push.
-    ///
-    /// # Errors
-    /// See [`GithubError`]; asked once.
-    pub async fn head(&self, repo: &RepoName, branch: &RefName) -> Result<CommitSha, GithubError> {
+    pub(super) async fn head(
+        &self,
+        repo: &RepoName,
+        branch: &RefName,
+    ) -> Result<CommitSha, ForgeError> {
         self.commit_of(repo, &format!("heads/{branch}")).await
     }
 
-    /// Whether one commit descends from another.
-    ///
-    /// # Errors
-    /// See [`GithubError`]; asked once.
-    pub async fn is_descendant(
+    pub(super) async fn is_descendant(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
         of: &CommitSha,
-    ) -> Result<bool, GithubError> {
+    ) -> Result<bool, ForgeError> {
         // The changed files stand on the first page only, and may be megabytes.
         let path = format!("/repos/{repo}/compare/{of}...{commit}?per_page=1&page=2");
         let what = format!("the comparison of two commits of {repo}");
@@ -253,42 +165,34 @@ impl Github {
         Ok(comparison.status == "ahead")
     }
 
-    /// The message of a commit.
-    ///
-    /// # Errors
-    /// See [`GithubError`]; asked once.
-    pub async fn message(
+    pub(super) async fn message(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
-    ) -> Result<String, GithubError> {
+    ) -> Result<String, ForgeError> {
         let path = format!("/repos/{repo}/git/commits/{commit}");
         let what = format!("the commit {} of {repo}", commit.short());
         let found: GitCommit = self.json(&path, &what).await?;
         Ok(found.message)
     }
 
-    /// The tarball of a commit, as it comes in.
-    ///
-    /// # Errors
-    /// See [`GithubError`]; it is unavailable when patience has ended.
-    pub async fn tarball(
+    pub(super) async fn tarball(
         &self,
         repo: &RepoName,
         commit: &CommitSha,
         patience: &mut Patience,
-    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>, GithubError> {
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, ForgeError> {
         let what = format!("the tarball of {repo} at {}", commit.short());
         let url = format!("{}/repos/{repo}/tarball/{commit}", self.api_url);
         // No deadline for the whole: only silence ends a download.
         let ask = || send(self.client.get(&url), &what);
         let response = patience.outlast(ask).await?;
         // The address carries a token of its own.
-        let hide_address = |error: reqwest::Error| std::io::Error::other(error.without_url());
+        let hide_address = |error: reqwest::Error| io::Error::other(error.without_url());
         Ok(response.bytes_stream().map_err(hide_address))
     }
 
-    async fn commit_of(&self, repo: &RepoName, name: &str) -> Result<CommitSha, GithubError> {
+    async fn commit_of(&self, repo: &RepoName, name: &str) -> Result<CommitSha, ForgeError> {
         let what = format!("the commit {name} of {repo}");
         let path = format!(
             "/repos/{repo}/commits/{}",
@@ -302,7 +206,7 @@ impl Github {
             .text()
             .await
             .map_err(|error| no_answer(&what, error))?;
-        sha.trim().parse().map_err(|_| GithubError::Unavailable {
+        sha.trim().parse().map_err(|_| ForgeError::Unavailable {
             what,
             reason: "the answer is no commit id".into(),
             retry_after: None,
@@ -310,7 +214,7 @@ impl Github {
         })
     }
 
-    async fn json<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<T, GithubError> {
+    async fn json<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<T, ForgeError> {
         let response = send(self.api(Method::GET, path), what).await?;
         response
             .json()
@@ -345,6 +249,19 @@ struct GitCommit {
     message: String,
 }
 
+/// GitHub's own site, or the host of an Enterprise server, if the API is at one of the two.
+fn site_of(api_url: &str) -> Option<Site> {
+    let url = match api_url {
+        "https://api.github.com" => "https://github.com",
+        _ => api_url.strip_suffix("/api/v3")?,
+    };
+    Some(Site {
+        url: url.to_owned(),
+        to_commit: "/commit/",
+        to_ref: "/tree/",
+    })
+}
+
 fn default_headers(config: &GithubConfig) -> Result<HeaderMap, ConfigError> {
     let bearer = format!("Bearer {}", config.token.expose_secret());
     let mut authorization = HeaderValue::try_from(bearer).map_err(|_| ConfigError {
@@ -373,5 +290,20 @@ mod tests {
     fn a_branch_name_is_one_path_segment() {
         let encoded = utf8_percent_encode("feature/#1?x=ü", SEGMENT).to_string();
         assert_eq!(encoded, "feature%2F%231%3Fx%3D%C3%BC");
+    }
+
+    #[test]
+    fn people_see_repositories_where_the_api_is_not() {
+        for (api, web) in [
+            ("https://api.github.com", Some("https://github.com")),
+            (
+                "https://git.example.org/api/v3",
+                Some("https://git.example.org"),
+            ),
+            ("http://127.0.0.1:9000", None),
+        ] {
+            let site = site_of(api);
+            assert_eq!(site.as_ref().map(Site::url), web);
+        }
     }
 }

@@ -1,29 +1,29 @@
-//! How long GitHub is waited for while it is not available.
+//! How long a forge is waited for while it is not available.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder, Retryable};
 use tokio::time::{Instant, sleep};
 
-use super::GithubError;
+use super::ForgeError;
 
 /// Where an answer is waited for at once, nobody waits longer than this between two attempts.
 const SHORT_WAIT_MAX: Duration = Duration::from_secs(120);
-/// So long one attempt to build waits for GitHub. Its incidents last 10 to 20 minutes and more; a
-/// commit has three attempts, so that an hour of them costs waiting, and no build. Nothing has run
-/// by then, and what it holds up, other builds, needs GitHub as well.
+/// So long one attempt to build waits for the forge. GitHub's incidents last 10 to 20 minutes and more;
+/// a commit has three attempts, so that an hour of them costs waiting, and no build. Nothing has run
+/// by then, and what it holds up, other builds, needs the forge as well.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// The longest wait between two questions, before jitter, which up to doubles it.
 const DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// Asks again, a few times and with growing waits, while GitHub is not available: about half a
+/// Asks again, a few times and with growing waits, while the forge is not available: about half a
 /// minute in all.
 ///
 /// # Errors
 /// Those of the last time.
-pub async fn retried<T, F>(ask: impl FnMut() -> F) -> Result<T, GithubError>
+pub(super) async fn retried<T, F>(ask: impl FnMut() -> F) -> Result<T, ForgeError>
 where
-    F: Future<Output = Result<T, GithubError>>,
+    F: Future<Output = Result<T, ForgeError>>,
 {
     ask.retry(delays().with_max_times(4))
         .when(|error| {
@@ -34,8 +34,8 @@ where
         .await
 }
 
-/// What one attempt to build has to spare for a GitHub that is not available: 20 minutes from the
-/// first question, and what GitHub itself asks to wait, which is an hour at most.
+/// What one attempt to build has to spare for a forge that is not available: 20 minutes from the
+/// first question, and what the forge itself asks to wait, which is an hour at most.
 #[derive(Debug)]
 pub struct Patience {
     until: Instant,
@@ -54,13 +54,13 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Asks again and again while GitHub is not available and patience lasts.
+    /// Asks again and again while the forge is not available and patience lasts.
     ///
     /// # Errors
     /// Those of the last time.
-    pub async fn outlast<T, F>(&mut self, mut ask: impl FnMut() -> F) -> Result<T, GithubError>
+    pub async fn outlast<T, F>(&mut self, mut ask: impl FnMut() -> F) -> Result<T, ForgeError>
     where
-        F: Future<Output = Result<T, GithubError>>,
+        F: Future<Output = Result<T, ForgeError>>,
     {
         loop {
             match ask().await {
@@ -74,7 +74,7 @@ impl Patience {
         }
     }
 
-    /// Waits before GitHub is asked again, for as long as it asked for if that is longer; false, and
+    /// Waits before the forge is asked again, for as long as it asked for if that is longer; false, and
     /// at once, when it was waited for long enough. The first trouble is logged.
     pub async fn wait(&mut self, trouble: &str, asked: Option<Duration>) -> bool {
         if Instant::now() >= self.until {
@@ -98,7 +98,7 @@ fn delays() -> ExponentialBuilder {
         .with_jitter()
 }
 
-/// What GitHub asks for is jittered as well: the delay, which differs from time to time, comes on
+/// What the forge asks for is jittered as well: the delay, which differs from time to time, comes on
 /// top of it. So does nobody ask at once whom it asks to wait no time at all.
 fn at_least(delay: Duration, asked: Option<Duration>) -> Duration {
     delay.saturating_add(asked.unwrap_or_default())
@@ -110,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    fn unavailable(retry_after: Option<Duration>) -> GithubError {
-        GithubError::Unavailable {
+    fn unavailable(retry_after: Option<Duration>) -> ForgeError {
+        ForgeError::Unavailable {
             what: "the test".to_owned(),
             reason: "it is down".to_owned(),
             retry_after,
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_not_waited_for() {
         let begun = Instant::now();
-        let refused = GithubError::Refused {
+        let refused = ForgeError::Refused {
             what: "the test".to_owned(),
             status: 404,
             hint: "",
