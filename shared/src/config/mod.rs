@@ -8,6 +8,7 @@ mod engine;
 mod registry;
 mod mail;
 mod sqs;
+mod store;
 mod reconcile;
 mod storage;
 
@@ -31,6 +32,7 @@ pub use self::reconcile::{LookupConfig, ReconcileConfig, WebhookAddress};
 pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 pub use self::storage::StorageConfig;
+pub use self::store::StoreConfig;
 
 /// SQS can hide a message for 12 hours at most, so no lease, and no build, lasts longer.
 const BUILD_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60 - 60);
@@ -633,6 +635,7 @@ fn describes_the_process(name: &str) -> bool {
         "DATA_DIR",
         "QUEUE_URL",
         "DLQ_URL",
+        "STORE_URL",
         "LOG_LEVEL",
         "LOG_FORMAT",
         "SSL_CERT_FILE",

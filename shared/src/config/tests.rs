@@ -182,6 +182,7 @@ fn the_hook_gets_the_services_variables_but_not_its_process() {
     let config = worker(&[
         ("PATH", "/bin"),
         ("PORT", "80"),
+        ("STORE_URL", "s3://builds"),
         ("JOURNAL_STREAM", "9:1"),
         ("AWS_REGION", "x"),
         ("DOCKER_HOST", "unix:///x"),

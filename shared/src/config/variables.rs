@@ -198,6 +198,11 @@ pub const GROUPS: &[Group] = &[
                 "by its redrive policy",
                 "URL of that queue's dead-letter queue",
             ),
+            plain(
+                "STORE_URL",
+                "none",
+                "s3://bucket/prefix that all workers of the queue share: a hook starts once among all hosts",
+            ),
             plain("LOG_LEVEL", "info", "error, warn, info, debug or trace"),
             plain("LOG_FORMAT", "text", "text or json"),
             plain(
