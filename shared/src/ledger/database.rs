@@ -1,0 +1,153 @@
+//! The ledger, opened: SQLite in `DATA_DIR`, and the store beside it where several hosts share one.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use rusqlite::{Connection, ErrorCode, Params, Transaction, TransactionBehavior};
+
+use super::migration::migrate;
+use super::reserve::Reserve;
+use super::store::Store;
+use super::{LedgerError, Result, worker_id};
+use crate::build::WorkerId;
+use crate::config::StoreConfig;
+
+const FILE: &str = "builds.db";
+const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+
+/// The ledger of all builds. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    connection: Arc<Mutex<Connection>>,
+    reserve: Reserve,
+    pub(super) worker: WorkerId,
+    pub(super) store: Option<Store>,
+}
+
+impl Ledger {
+    /// Opens the ledger in this directory, which must exist, and that of the store, if there is one.
+    ///
+    /// # Errors
+    /// The files cannot be opened, or are none of this program or of an older one; or the store does
+    /// not keep what a ledger needs.
+    pub async fn open(data_dir: &Path, store: Option<&StoreConfig>) -> anyhow::Result<Self> {
+        let store = match store {
+            None => None,
+            Some(config) => {
+                let store = Store::open(config).await?;
+                store.probe().await?;
+                Some(store)
+            }
+        };
+        Self::with_store(data_dir, store)
+    }
+
+    /// As [`open`](Self::open), with a store that was opened, and probed, before.
+    ///
+    /// # Errors
+    /// The files cannot be opened, or are none of this program or of an older one.
+    pub fn with_store(data_dir: &Path, store: Option<Store>) -> anyhow::Result<Self> {
+        let worker = worker_id::read_or_make(data_dir)?;
+        let path = data_dir.join(FILE);
+        let opened = || {
+            let mut connection = Connection::open(&path)?;
+            connection.execute_batch(DURABLE)?;
+            migrate(&mut connection, worker)?;
+            Ok::<_, LedgerError>(connection)
+        };
+        let connection = opened().with_context(|| format!("DATA_DIR: {}", path.display()))?;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            reserve: Reserve::of(data_dir),
+            worker,
+            store,
+        })
+    }
+
+    /// This worker's identity.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    /// Returns true if builds are claimed in a store that several hosts share.
+    pub fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Executes one statement, and tells how many rows it has changed.
+    pub(super) async fn execute(
+        &self,
+        sql: &'static str,
+        values: impl Params + Clone + Send + 'static,
+    ) -> Result<usize> {
+        self.with(move |db| Ok(db.execute(sql, values.clone())?))
+            .await
+    }
+
+    /// Works on the database in one transaction, which no other writer comes between.
+    pub(super) async fn transact<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.with(move |db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Works on the database; on a full disk a second time, with the room that is kept for that.
+    pub(super) async fn with<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let connection = Arc::clone(&self.connection);
+        let reserve = self.reserve.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // A panic in the middle of a transaction has rolled it back: the connection is sound.
+            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            match work(&mut connection) {
+                Err(error) if lacks_room(&error) && reserve.release() => work(&mut connection),
+                done => done,
+            }
+        });
+        done.await.expect("work on the ledger does not panic")
+    }
+}
+
+fn lacks_room(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::build::{BuildId, BuildRequest};
+
+    pub(in super::super) fn request(branch: &str) -> BuildRequest {
+        BuildRequest {
+            id: BuildId::random(),
+            repo: "octo/hello".parse().expect("repo"),
+            revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
+                .parse()
+                .expect("sha"),
+            git_ref: Some(format!("refs/heads/{branch}").parse().expect("ref")),
+        }
+    }
+
+    pub(in super::super) fn ledger() -> (tempfile::TempDir, Ledger) {
+        let directory = tempfile::tempdir().expect("directory");
+        let ledger = open(directory.path());
+        (directory, ledger)
+    }
+
+    pub(in super::super) fn open(data_dir: &Path) -> Ledger {
+        Ledger::with_store(data_dir, None).expect("opened")
+    }
+}
