@@ -1,4 +1,4 @@
-//! Where the ledger is that several hosts share, as its URL says.
+//! The place of the ledger that several hosts share, as its URL says.
 
 use std::path::PathBuf;
 
@@ -19,14 +19,14 @@ pub struct StoreConfig {
     pub prefix: String,
     /// The bucket's region, where the AWS SDK has no variable that names it.
     pub region: Option<String>,
-    /// Whether another server than AWS has the bucket: its name is then part of the path.
+    /// True if another server than AWS has the bucket: its name is then part of the path.
     pub is_elsewhere: bool,
     /// A bundle of root certificates instead of the embedded ones.
     pub ca_bundle: Option<PathBuf>,
 }
 
 impl StoreConfig {
-    /// Reads where the store is, if there is one.
+    /// Reads the place of the store, if there is one.
     ///
     /// # Errors
     /// A URL that is none of a bucket.

@@ -70,7 +70,7 @@ impl Ledger {
         self.worker
     }
 
-    /// Whether builds are claimed in a store that several hosts share.
+    /// Returns true if builds are claimed in a store that several hosts share.
     pub fn has_store(&self) -> bool {
         self.store.is_some()
     }

@@ -1,5 +1,5 @@
-//! What the ledger keeps of a build, and the steps that change it: the same in a row of SQLite and in
-//! an object of the store.
+//! The ledger's entry of a build, and the steps that change it: the same in a row of SQLite and in an
+//! object of the store.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::build::{BuildId, BuildRequest, BuildState, CommitSha, IllegalStep, Outcome, WorkerId};
 use crate::message::Message;
 
-/// How long a worker's claim to a build lasts that is not renewed. A worker may be cut off from the
+/// The time for which a worker's claim to a build lasts that is not renewed. A worker may be cut off from the
 /// store, or be restarted, for nearly that long without harm.
 pub const CLAIM: Duration = Duration::from_secs(5 * 60);
 
-/// A build that was claimed longer ago is over, if not here, then at another worker: SQS keeps no
+/// The age at which a claimed build is over, if not here, then at another worker: SQS keeps no
 /// message for more than 14 days.
 pub(super) const OVER_AFTER: Duration = Duration::from_secs(15 * 24 * 60 * 60);
 
-/// What there is to report of a build.
+/// An event of a build that notifiers report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A worker works on it.
@@ -46,7 +46,7 @@ pub(super) struct Entry {
     pub(super) owes: Vec<String>,
 }
 
-/// What became of a step.
+/// The result of a step.
 #[derive(Debug)]
 pub(super) enum Step {
     /// It was taken.
@@ -55,13 +55,13 @@ pub(super) enum Step {
     Refused {
         why: IllegalStep,
         stands: Entry,
-        /// How long ago that was written.
+        /// The time since that was written.
         age: Duration,
     },
 }
 
 impl Step {
-    /// Where the build stands now.
+    /// Returns where the build stands now.
     pub(super) fn stands(&self) -> &Entry {
         match self {
             Self::Taken(entry) => entry,
@@ -71,7 +71,7 @@ impl Step {
 }
 
 impl Entry {
-    /// A build that no worker has claimed yet.
+    /// Makes the entry of a build that no worker has claimed yet.
     pub(super) fn new(request: BuildRequest, writer: WorkerId) -> Self {
         Self {
             commit: request.commit().cloned(),
@@ -89,7 +89,7 @@ impl Entry {
         self.message.request().id
     }
 
-    /// A worker claims the build, or takes it over from one that has not written for too long.
+    /// Claims the build for a worker, or takes it over from one that has not written for too long.
     pub(super) fn claim(self, by: WorkerId, age: Duration) -> Result<Self, IllegalStep> {
         let state = match age < CLAIM {
             true => self.state.claim(by)?,
@@ -102,7 +102,7 @@ impl Entry {
         })
     }
 
-    /// Its worker still has it.
+    /// Confirms that the build is still its worker's.
     pub(super) fn renew(self, by: WorkerId) -> Result<Self, IllegalStep> {
         match self.state.owner() {
             // For its own worker a claim changes nothing.
@@ -112,7 +112,7 @@ impl Entry {
         }
     }
 
-    /// Its worker gives it back before it has started the hook.
+    /// Gives the build back before its hook was started.
     pub(super) fn release(self, by: WorkerId) -> Result<Self, IllegalStep> {
         Ok(Self {
             state: self.state.release(by)?,
@@ -121,7 +121,7 @@ impl Entry {
         })
     }
 
-    /// Its worker has found out which commit a name means.
+    /// Adds the commit that the name in the request means.
     pub(super) fn set_commit(self, by: WorkerId, commit: CommitSha) -> Result<Self, IllegalStep> {
         let commit = Some(commit);
         Ok(Self {
@@ -130,7 +130,7 @@ impl Entry {
         })
     }
 
-    /// Its worker is about to start the hook, or to go on with it.
+    /// Marks the hook as started, or as about to be.
     pub(super) fn start(self, by: WorkerId) -> Result<Self, IllegalStep> {
         Ok(Self {
             state: self.state.start(by)?,
@@ -140,7 +140,7 @@ impl Entry {
         })
     }
 
-    /// Its worker knows how it ended, and owes reports of that.
+    /// Ends the build, and owes reports of that.
     pub(super) fn end(
         self,
         by: WorkerId,

@@ -1,4 +1,4 @@
-//! The images that this worker pulled. What does not stand here is somebody else's.
+//! The images that this worker pulled. Images that do not stand here belong to others.
 
 use std::time::SystemTime;
 
@@ -11,9 +11,9 @@ use super::entry::{from_ms, now_ms};
 pub struct PulledImage {
     /// The name that it was pulled by.
     pub name: String,
-    /// What that name meant then.
+    /// The image's id at that time.
     pub id: String,
-    /// When a build last used it.
+    /// The time of its last use by a build.
     pub used_at: SystemTime,
 }
 

@@ -21,7 +21,7 @@ const UNKNOWN_WORKER: &str = "00000000-0000-0000-0000-000000000000";
 /// The clock of the store counts whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What became of a worker's attempt to claim a build.
+/// The result of a worker's attempt to claim a build.
 #[derive(Debug)]
 pub enum Claim {
     /// It is this worker's, claimed or started.
@@ -30,13 +30,13 @@ pub enum Claim {
     Ended(Build),
     /// Another worker has it.
     Elsewhere {
-        /// When that worker's claim has ended, unless it is renewed.
+        /// The time after which that worker's claim has ended, unless it is renewed.
         again_in: Duration,
     },
 }
 
 impl Ledger {
-    /// Returns what is known of a build here.
+    /// Returns the build, as far as it is known here.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -46,8 +46,8 @@ impl Ledger {
             .await
     }
 
-    /// Claims a build, or renews this worker's claim to it. Without a store the build is whose message
-    /// it is.
+    /// Claims a build, or renews this worker's claim to it. Without a store the build belongs
+    /// to the worker that has its message.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -65,11 +65,13 @@ impl Ledger {
         };
         match step {
             Some(Step::Taken(_)) => Ok(Claim::Ours(self.found(id).await?)),
-            Some(Step::Refused { why, age, .. }) if why == IllegalStep::NotOurs => {
-                Ok(Claim::Elsewhere {
-                    again_in: again_in(id, age),
-                })
-            }
+            Some(Step::Refused {
+                why: IllegalStep::NotOurs,
+                age,
+                ..
+            }) => Ok(Claim::Elsewhere {
+                again_in: again_in(id, age),
+            }),
             _ => Ok(Claim::Ended(self.found(id).await?)),
         }
     }
@@ -79,15 +81,20 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::ClaimLost`] where another worker has taken the build over.
     pub async fn renew(&self, id: BuildId) -> Result<()> {
-        if self.store.is_none() {
+        let Some(store) = &self.store else {
             return Ok(());
+        };
+        let known = self.known(id).await?.ok_or(LedgerError::ClaimLost)?;
+        let renew = |stands: Entry, _| stands.renew(self.worker);
+        let renewed = store.step(&known, false, renew).await?;
+        // Nothing has changed here; a step that was taken meanwhile must not be written over.
+        if let Step::Refused { stands, .. } = &renewed {
+            self.write(stands.clone()).await?;
         }
-        let worker = self.worker;
-        let renewed = self.step_of_known(id, move |stands| stands.renew(worker));
-        self.unless_ended_here(renewed.await?)
+        self.unless_ended_here(renewed)
     }
 
-    /// Gives a build back before its hook was started: whoever has its message next can claim it.
+    /// Gives a build back before its hook was started: the next worker that has its message can claim it.
     ///
     /// # Errors
     /// [`LedgerError::ClaimLost`] where another worker has taken the build over.
@@ -162,8 +169,8 @@ impl Ledger {
             .await
     }
 
-    /// Records why a build must end, before its hook is stopped: whoever goes on with it knows why the
-    /// hook did not come to its end. The first reason counts. Only what outlives this process is
+    /// Records why a build must end, before its hook is stopped: a worker that goes on with the build
+    /// knows why the hook did not come to its end. The first reason counts. Only what outlives this process is
     /// recorded: that the build is superseded or cancelled.
     ///
     /// # Errors
@@ -212,7 +219,7 @@ impl Ledger {
             .await
     }
 
-    /// A step of a build of which this worker has claimed some time.
+    /// Takes a step with a build that this worker has claimed some time.
     async fn step_of_known(
         &self,
         id: BuildId,
@@ -249,13 +256,18 @@ impl Ledger {
             return self.transact(take).await;
         };
         let step = store.step(&known, is_new, step).await?;
-        let stands = step.stands().clone();
-        self.transact(move |transaction| Ok(records::write(transaction, &stands, worker)?))
-            .await?;
+        self.write(step.stands().clone()).await?;
         Ok(step)
     }
 
-    /// Nothing is wrong with a build that this worker has ended before.
+    /// Writes down where the store says that a build stands.
+    async fn write(&self, stands: Entry) -> Result<()> {
+        let worker = self.worker;
+        self.transact(move |transaction| Ok(records::write(transaction, &stands, worker)?))
+            .await
+    }
+
+    /// Accepts that this worker has ended the build before.
     fn unless_ended_here(&self, step: Step) -> Result<()> {
         match step {
             Step::Refused {
@@ -273,7 +285,7 @@ impl Ledger {
             .await
     }
 
-    /// A build that was just written.
+    /// Returns a build that was just written.
     async fn found(&self, id: BuildId) -> Result<Build> {
         let found = self.find(id).await?;
         Ok(found.ok_or(rusqlite::Error::QueryReturnedNoRows)?)
@@ -291,8 +303,8 @@ fn taken(step: Step) -> Result<()> {
     }
 }
 
-/// How long to leave a build alone whose claim is so old: until that has ended, and up to a quarter
-/// more, so that not all builds of a lost worker come back at once.
+/// Returns the time after which another worker's claim of this age has ended, and up to a quarter more,
+/// so that not all builds of a lost worker come back at once.
 fn again_in(build: BuildId, age: Duration) -> Duration {
     let rest = CLAIM.saturating_sub(age) + SECOND;
     rest + (rest - build.jittered(rest))

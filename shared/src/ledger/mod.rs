@@ -49,7 +49,7 @@ pub use self::{
     retention::EndedBuild,
 };
 
-/// Why the ledger did not do what it was asked for.
+/// The reason for which the ledger did not do what it was asked for.
 #[cfg(feature = "ledger")]
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {

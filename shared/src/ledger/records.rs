@@ -9,7 +9,7 @@ use super::entry::{Entry, Event, OVER_AFTER, from_ms, now_ms};
 use crate::build::{Build, BuildId, BuildState, CommitSha, Outcome, WorkerId};
 use crate::message::Message;
 
-/// What is known of a build, to one of its workers.
+/// Finds a build, as one of the workers knows it.
 pub(super) fn find(
     db: &Connection,
     id: BuildId,
@@ -20,7 +20,7 @@ pub(super) fn find(
     found.optional()
 }
 
-/// What all workers know of a build, as far as this one has heard.
+/// Finds the entry of a build, as far as this worker has heard.
 pub(super) fn find_entry(
     db: &Connection,
     id: BuildId,
@@ -102,12 +102,12 @@ fn upsert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<usiz
             ":claimed_ms": entry.claimed_ms,
             ":started_ms": entry.started_ms,
             ":ended_ms": entry.ended_ms,
-            ":outcome": outcome.map(|outcome| to_json(outcome)),
+            ":outcome": outcome.map(to_json),
         },
     )
 }
 
-/// The builds that a worker has and that have not ended: those with a started hook first, then the
+/// Finds the builds that a worker has and that have not ended: those with a started hook first, then the
 /// oldest.
 pub(super) fn unfinished(db: &Connection, worker: WorkerId) -> rusqlite::Result<Vec<Build>> {
     let mut select = db.prepare(
@@ -118,7 +118,7 @@ pub(super) fn unfinished(db: &Connection, worker: WorkerId) -> rusqlite::Result<
     found.collect()
 }
 
-/// The outcome of the build of the same branch that ended before this one, and that tells how the
+/// Finds the outcome of the build of the same branch that ended before this one, and that tells how the
 /// branch is doing.
 pub(super) fn outcome_before(db: &Connection, build: &Build) -> rusqlite::Result<Option<Outcome>> {
     let request = &build.request;
@@ -138,7 +138,7 @@ pub(super) fn outcome_before(db: &Connection, build: &Build) -> rusqlite::Result
     .optional()
 }
 
-/// Whether a build of one of these commits, on the same branch, was claimed before this one.
+/// Returns true if a build of one of these commits, on the same branch, was claimed before this one.
 pub(super) fn came_before(
     db: &Connection,
     build: &Build,
@@ -211,7 +211,7 @@ fn read_state(row: &Row<'_>) -> rusqlite::Result<BuildState> {
     })
 }
 
-/// Whether a build that was claimed then is over, although its end is not known here.
+/// Returns true if a build that was claimed then is over, although its end is not known here.
 fn is_over(claimed_at: SystemTime) -> bool {
     claimed_at.elapsed().unwrap_or_default() > OVER_AFTER
 }
@@ -259,4 +259,30 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(
 
 pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::database::tests::{ledger, request};
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_not_written_over() {
+        let (_directory, ledger) = ledger();
+        let worker = ledger.worker();
+        let begun = Entry::new(request("main"), worker);
+        let id = begun.id();
+        let claimed = begun.clone().claim(worker, OVER_AFTER).expect("claimed");
+        let ended = claimed.clone().end(worker, Outcome::Passed, vec![]);
+        let entries = [ended.expect("ended"), claimed, begun];
+        let written = ledger.transact(move |transaction| {
+            for entry in &entries {
+                write(transaction, entry, worker)?;
+            }
+            Ok(())
+        });
+        written.await.expect("written");
+        let build = ledger.find(id).await.expect("read").expect("known");
+        assert_eq!(build.outcome(), Some(&Outcome::Passed));
+    }
 }

@@ -1,4 +1,4 @@
-//! Which builds are done with, so that their logs, and later their records, can go.
+//! The builds that are done with, so that their logs, and later their records, can go.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ const DONE_WITH: &str = "NOT EXISTS (
 pub struct EndedBuild {
     /// The build.
     pub id: BuildId,
-    /// When it ended, or was claimed if its end is not known here.
+    /// The time of its end, or of its claim if the end is not known here.
     pub at: SystemTime,
 }
 
@@ -83,7 +83,7 @@ impl Ledger {
     }
 }
 
-/// What was claimed before this time is over.
+/// Returns the time before which a claimed build is over.
 fn over_ms() -> i64 {
     to_ms(SystemTime::now() - OVER_AFTER)
 }

@@ -11,7 +11,7 @@ use crate::build::WorkerId;
 
 /// In `DATA_DIR`.
 const FILE: &str = "worker-id";
-/// Where it is written before it has its name, so that there is never a part of it.
+/// The file's name while it is written, so that there is never a part of it.
 const UNFINISHED: &str = "worker-id.new";
 /// For the owner alone.
 const MODE: u32 = 0o600;

@@ -1,5 +1,5 @@
-"""AWS for tests: moto, with an SQS and an SES as strict as Amazon's, a clock that tests can move,
-and a CloudFormation that knows all that our templates use.
+"""AWS for tests: moto, with an SQS, an SES and an S3 as strict as Amazon's, a clock that tests can
+move, and a CloudFormation that knows all that our templates use.
 
 Run it with the interpreter that `install` prints. The first line on standard output is
 `listening on HOST:PORT`; it ends with the process that started it.
@@ -26,6 +26,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import make_server
 
 import resources
+import strict_s3
 import strict_ses
 import strict_sqs
 
@@ -89,6 +90,7 @@ def main():
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     strict_sqs.install()
     aws = strict_ses.with_control(DomainDispatcherApplication(create_backend_app))
+    aws = strict_s3.with_control(aws)
     application = with_control(aws)
     handler = MotoRequestHandler
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=handler)

@@ -1,5 +1,6 @@
 //! AWS for a test: `aws/emulator.py`, whose clock the test moves.
 
+mod s3;
 mod ses;
 mod stack;
 
@@ -184,9 +185,14 @@ impl Aws {
     }
 
     async fn post(&self, path: &str, headers: &str, body: &str) -> String {
+        self.request("POST", path, headers, body).await
+    }
+
+    /// The answer as it came, its head included.
+    async fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let length = body.len();
         let request = format!(
-            "POST {path} HTTP/1.0\r\nhost: {}\r\n{headers}content-length: {length}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.0\r\nhost: {}\r\n{headers}content-length: {length}\r\n\r\n{body}",
             self.address
         );
         let mut answer = String::new();

@@ -1,14 +1,14 @@
-//! The database's form: what each of its versions brought.
+//! The database's form, and the changes that each of its versions brought.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::LedgerError;
 use crate::build::WorkerId;
 
-/// Stands in a migration for this worker's id.
+/// The placeholder of this worker's id in a migration.
 const THIS_WORKER: &str = "<this worker>";
 
-/// What each version of the database brought, in order. The database's `user_version` says how
+/// The changes of each version of the database, in order. The database's `user_version` says how
 /// many of them it has seen.
 const MIGRATIONS: [&str; 11] = [
     FIRST,
@@ -77,7 +77,7 @@ const DEALT_WITH: &str = "
     ) STRICT;
 ";
 
-/// Since when a report is owed, and until when all of a kind are held back.
+/// The time since when a report is owed, and the time until which all of a kind are held back.
 const HOLDS: &str = "
     ALTER TABLE outbox ADD COLUMN owed_ms INTEGER NOT NULL DEFAULT 0;
     UPDATE outbox SET owed_ms = due_ms;
@@ -105,9 +105,9 @@ const ENDS: &str = "
     CREATE INDEX builds_by_end_number ON builds (end_number);
 ";
 
-/// A build has one state and one owner. What an earlier version began without ending it is this
-/// worker's, unless its lease was lost to another one, whose name is not known, or given back. What it
-/// began more than 15 days ago has no message any more, and is begun by no migration.
+/// One state and one owner of a build. A build that an earlier version began and did not end is this
+/// worker's, unless its lease was given back, or lost to another worker, whose name is not known. A build
+/// that was begun more than 15 days ago has no message any more: a migration must not begin it anew.
 ///
 /// A report of a build's beginning that was sent stays in the outbox without being due: it is owed
 /// once.

@@ -1,4 +1,4 @@
-//! What earlier versions wrote survives.
+//! The records of earlier versions survive.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::super::{Claim, Event, Ledger, NextReport, STATUS};
 use super::*;
 use crate::build::{Build, BuildError, BuildId, BuildState, Outcome, StopReason};
 
-/// When the last build of the test data was begun.
+/// The time at which the last build of the test data was begun.
 const WRITTEN_MS: i64 = 1_796_057_412_249;
 
 const NEWER: &str = "c0ffee6d8f5eaf1f6ba5c57fc3c7d91ac0fd1c00";

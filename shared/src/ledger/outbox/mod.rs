@@ -20,52 +20,53 @@ const DELAY_MIN: Duration = Duration::from_secs(2);
 const DELAY_MAX: Duration = Duration::from_secs(10 * 60);
 /// The longest wait that the other side can ask for: GitHub counts requests by the hour.
 const ASKED_MAX: Duration = Duration::from_secs(60 * 60);
-/// A mail waits for the commit status, to tell if it could not be posted; so many failed attempts
-/// are telling enough.
+/// The number of failed attempts to post a status after which no other notifier waits for it: a mail
+/// tells if the status could not be posted.
 const STATUS_ATTEMPTS_BEFORE_OTHERS: u32 = 4;
-/// And so long it waits at most: while GitHub limits us, a status is not even attempted.
+/// The longest time that a notifier waits for a status: while GitHub limits us, one is not even
+/// attempted.
 const STATUS_TIME_BEFORE_OTHERS: Duration = Duration::from_secs(5 * 60);
-/// What is owed for longer than this is late.
+/// The time after which a report that is owed is late.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// What a notifier is to send next.
+/// The next report of a notifier.
 #[derive(Debug)]
 pub enum NextReport {
-    /// This, now.
-    Due(DueReport),
-    /// Nothing for this long.
+    /// This report is due.
+    Due(Box<DueReport>),
+    /// No report is due for this long.
     In(Duration),
-    /// Nothing is owed.
+    /// No report is owed.
     Nothing,
 }
 
 /// A report that is due.
 #[derive(Debug)]
 pub struct DueReport {
-    /// What is known of the build. Where a notifier no longer waits for the build's status, this tells
-    /// why that is not posted.
+    /// The build. Where a notifier no longer waits for the build's status, its `status_problem` tells why
+    /// that is not posted.
     pub build: Build,
     /// The name of the notifier that is to send it.
     pub notifier: String,
-    /// What it tells of.
+    /// The event that it tells of.
     pub event: Event,
-    /// How often it was tried before.
+    /// The number of attempts before this one.
     pub attempts: u32,
-    /// Since when it is owed.
+    /// The time since when it is owed.
     pub owed_since: SystemTime,
-    /// Whether it could not be sent as soon as it was owed.
+    /// True if it could not be sent as soon as it was owed.
     pub is_late: bool,
-    /// Whether it may have been sent before, by an attempt whose answer was lost, by another worker or
+    /// True if it may have been sent before: by an attempt whose answer was lost, by another worker, or
     /// when the build ended.
     pub maybe_sent: bool,
 }
 
-/// Why and for how long a report has to wait.
+/// The reason for which a report has to wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setback {
-    /// What was in the way.
+    /// The reason, in one line.
     pub reason: String,
-    /// How long the other side asks to be left alone, by all reports of the notifier.
+    /// The time for which the other side asks to be left alone, by all reports of the notifier.
     pub asked: Option<Duration>,
 }
 
@@ -82,7 +83,7 @@ impl Ledger {
             .await
     }
 
-    /// Returns whether a notifier has still to report of a build.
+    /// Returns true if a notifier has still to report of a build.
     ///
     /// # Errors
     /// See [`LedgerError`](super::LedgerError).
@@ -142,7 +143,7 @@ impl Ledger {
                 Ok((read_due(row, worker)?, row.get::<_, i64>("ready_ms")?))
             });
             Ok(match next.optional()? {
-                Some((due, ready_ms)) if ready_ms <= now => NextReport::Due(due),
+                Some((due, ready_ms)) if ready_ms <= now => NextReport::Due(Box::new(due)),
                 Some((_, ready_ms)) => {
                     NextReport::In(Duration::from_millis(ready_ms.abs_diff(now)))
                 }
@@ -209,8 +210,8 @@ impl Ledger {
         .await
     }
 
-    /// Returns whether the status of a build of the same commit that ended later was posted already:
-    /// what this one has to tell would stand in front of it.
+    /// Returns true if the status of a build of the same commit that ended later was posted already: that
+    /// of this one would stand in front of it.
     ///
     /// # Errors
     /// See [`LedgerError`](super::LedgerError).
@@ -261,7 +262,7 @@ const NEXT_DUE: &str = "
     LIMIT 1";
 
 impl DueReport {
-    /// By what it is found in the outbox.
+    /// The key of its row in the outbox.
     fn key(&self) -> (String, String, Event) {
         let id = self.build.request.id.to_string();
         (id, self.notifier.clone(), self.event)
@@ -285,16 +286,16 @@ fn read_due(row: &Row<'_>, worker: WorkerId) -> rusqlite::Result<DueReport> {
     })
 }
 
-/// How long a report waits that was attempted this often before: what the other side asks for, but not
-/// so little that it is asked all the time, and up to a quarter of the delay more, so that
-/// the workers of one token do not all come back at once.
+/// Returns the time that a report waits after so many attempts: what the other side asks for, but not so
+/// little that it is asked all the time, and up to a quarter of the delay more, so that the workers of
+/// one token do not all come back at once.
 fn wait(id: BuildId, attempts: u32, asked: Option<Duration>) -> Duration {
     let delay = backoff(attempts);
     let jitter = delay - id.jittered(delay);
     asked.unwrap_or_default().clamp(delay, ASKED_MAX) + jitter
 }
 
-/// How long to wait after this many attempts that failed before.
+/// Returns the delay after this many attempts that failed before.
 fn backoff(attempts: u32) -> Duration {
     let factor = 2u32.saturating_pow(attempts);
     DELAY_MIN.saturating_mul(factor).min(DELAY_MAX)

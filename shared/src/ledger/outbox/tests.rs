@@ -1,4 +1,4 @@
-//! When reports are due.
+//! The times at which reports are due.
 
 use super::super::database::tests::{ledger, open, request};
 use super::*;
@@ -25,7 +25,7 @@ async fn owing(ledger: &Ledger, owes: &[&str]) -> BuildId {
 
 async fn due(ledger: &Ledger, notifier: &str) -> Option<DueReport> {
     match ledger.next_due(notifier).await.expect("read") {
-        NextReport::Due(due) => Some(due),
+        NextReport::Due(due) => Some(*due),
         NextReport::In(_) | NextReport::Nothing => None,
     }
 }
@@ -35,7 +35,7 @@ async fn due_id(ledger: &Ledger, notifier: &str) -> Option<BuildId> {
     due.map(|due| due.build.request.id)
 }
 
-/// How long nothing is due.
+/// The time for which nothing is due.
 async fn idle(ledger: &Ledger, notifier: &str) -> Duration {
     match ledger.next_due(notifier).await.expect("read") {
         NextReport::In(wait) => wait,

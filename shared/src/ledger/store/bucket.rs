@@ -44,11 +44,11 @@ pub(super) struct Found {
     pub(super) body: Vec<u8>,
     /// Its ETag, which is opaque.
     pub(super) tag: String,
-    /// How long ago it was written, by the clock of the store.
+    /// The time since it was written, by the clock of the store.
     pub(super) age: Duration,
 }
 
-/// On what an object is written.
+/// The condition of a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum If<'a> {
     /// There is none of its name.
@@ -57,7 +57,7 @@ pub(super) enum If<'a> {
     Tag(&'a str),
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Debug)]
 pub(super) enum Put {
     /// The object is stored, with this ETag.
@@ -117,7 +117,7 @@ impl Bucket {
         let answer = match asked.send().await {
             Ok(answer) => answer,
             Err(error) if lacks_object(&error) => return Ok(None),
-            Err(error) => return Err(self.failed("s3:GetObject", &error)),
+            Err(error) => return Err(self.failed("s3:GetObject or s3:ListBucket", &error)),
         };
         let lacking = |what| self.error(format!("answers without {what}"));
         let written = answer
@@ -180,12 +180,12 @@ impl Bucket {
         deleted.map_err(|error| self.failed("s3:DeleteObject", &error))
     }
 
-    /// The error of a store that cannot be reached.
+    /// Makes the error of a store that cannot be reached.
     pub(super) fn unreachable(&self, reason: &str) -> StoreError {
         self.error(format!("cannot be reached: {reason}"))
     }
 
-    /// An error that says something of this store.
+    /// Makes an error that says something of this store.
     pub(super) fn error(&self, says: String) -> StoreError {
         StoreError(format!("the store {} {says}", self.config.url()))
     }
@@ -238,7 +238,7 @@ fn lacks_object<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> b
     status(error) == Some(404) && error.code() != Some("NoSuchBucket")
 }
 
-/// Whether the store, or this program, has decided that the request is not done.
+/// Returns true if the store, or this program, has decided that the request is not done.
 fn is_answered<E>(error: &SdkError<E, HttpResponse>) -> bool
 where
     E: Error + 'static,

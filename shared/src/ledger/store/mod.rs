@@ -96,7 +96,7 @@ impl Store {
         })
     }
 
-    /// Returns whether a worker has ever claimed a build.
+    /// Returns true if a worker has ever claimed a build.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
@@ -132,24 +132,18 @@ impl Store {
             None => None,
             own => Some(own),
         };
-        let (mut last_write, mut trouble) = (None, "others keep changing it".to_owned());
+        let (mut own_write, mut trouble) = (None, "others keep changing it".to_owned());
         for _ in 0..ROUNDS {
             let found = match guess.take() {
                 Some(guess) => guess,
                 None => self.read(build).await?,
             };
-            if let Some(stored) = &found
-                && Some(stored.object.write) == last_write
-            {
-                return Ok(self.taken(stored.clone()));
-            }
-            let (stands, age, on) = match &found {
-                Some(stored) => (
-                    stored.object.entry.clone(),
-                    stored.age,
-                    If::Tag(&stored.tag),
-                ),
-                None => (known.clone(), Duration::MAX, If::Absent),
+            let (stands, age) = match &found {
+                Some(stored) if Some(stored.object.write) == own_write => {
+                    return Ok(self.taken(stored.clone()));
+                }
+                Some(stored) => (stored.object.entry.clone(), stored.age),
+                None => (known.clone(), Duration::MAX),
             };
             let next = match step(stands.clone(), age) {
                 Ok(next) => Object::new(next),
@@ -158,20 +152,21 @@ impl Store {
                     return Ok(Step::Refused { why, stands, age });
                 }
             };
-            last_write = Some(next.write);
-            match self
-                .bucket
-                .put(&object_name(build), next.encode(), on)
-                .await?
-            {
+            own_write = Some(next.write);
+            match self.write(&next, found.as_ref()).await? {
                 Put::Stored(tag) => return Ok(self.taken(Stored::just_now(next, tag))),
                 Put::Refused => {}
                 Put::Unclear(reason) => trouble = reason,
             }
         }
-        Err(self
-            .bucket
-            .error(format!("did not take a step of {build}: {trouble}")))
+        let says = format!("did not take a step of {build}: {trouble}");
+        Err(self.bucket.error(says))
+    }
+
+    async fn write(&self, object: &Object, over: Option<&Stored>) -> Result<Put, StoreError> {
+        let name = object_name(object.entry.id());
+        let on = over.map_or(If::Absent, |stored| If::Tag(&stored.tag));
+        self.bucket.put(&name, object.encode(), on).await
     }
 
     /// Remembers what this worker has written, as long as the build is its own.

@@ -1,4 +1,4 @@
-//! Whether a store keeps its word. Some that are compatible with S3 ignore `If-Match` or
+//! The test that a store keeps its word. Some that are compatible with S3 ignore `If-Match` or
 //! `If-None-Match`, and some refuse one of them always.
 
 use uuid::Uuid;
@@ -21,6 +21,8 @@ pub(super) async fn probe(bucket: &Bucket) -> Result<(), StoreError> {
 }
 
 async fn try_all(bucket: &Bucket, name: &str) -> Result<(), StoreError> {
+    // Who may not list a bucket is denied to read what is not there.
+    bucket.get(name).await?;
     let broken = |what: &str| Err(bucket.error(format!("cannot keep a ledger: it {what}")));
     if !is_stored(bucket, name, If::Absent).await? {
         return broken("refuses to create an object with If-None-Match");
