@@ -2,11 +2,11 @@
 //!
 //! They need no proof: the API is asked over TLS, with our token, for what it tried to send us.
 
-use shared::build::{BuildId, BuildRequest};
+use shared::build::{BuildId, BuildRequest, ForgeKind};
 use shared::config::WebhookConfig;
 
 use crate::decide::{Decision, Policy, decide};
-use crate::event::Payload;
+use crate::forge::{Delivery, Payload};
 
 /// Decides about missed pushes as the webhook would have.
 #[derive(Debug)]
@@ -40,9 +40,11 @@ impl MissedDeliveries {
     /// The push is to be ignored, or cannot be used.
     pub fn decide(&self, guid: &str, json: &str) -> Result<BuildRequest, NoBuild> {
         let no_build = |why: &dyn ToString| NoBuild(why.to_string());
-        let payload = Payload::of_push(json);
+        let delivery = Delivery::of_missed_push(ForgeKind::Github, guid);
+        let payload = Payload::of_forge(delivery, json);
         let event = payload.event().map_err(|why| no_build(&why))?;
-        match decide(&event, &self.policy, self.build_id(guid)) {
+        let id = delivery.build_id(&self.status_context);
+        match decide(&event, &self.policy, delivery.forge, id) {
             Ok(Decision::Build(request)) => Ok(request),
             Ok(Decision::Ignore(why)) => Err(no_build(&why)),
             Err(why) => Err(no_build(&why)),

@@ -23,7 +23,7 @@ const CRATES: [Crate; 3] = [
     Crate {
         name: "handler",
         orchestrators: &["webhook", "missed"],
-        steps: &["body", "verify", "event", "decide"],
+        steps: &["body", "verify", "event", "forge", "decide"],
     },
     Crate {
         name: "worker",
