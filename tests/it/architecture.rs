@@ -22,7 +22,7 @@ const CRATES: [Crate; 3] = [
     },
     Crate {
         name: "handler",
-        orchestrators: &["webhook", "missed"],
+        orchestrators: &["webhook", "reconcile"],
         steps: &["body", "verify", "event", "forge", "decide"],
     },
     Crate {

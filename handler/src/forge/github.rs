@@ -181,9 +181,11 @@ mod tests {
 
     fn payload(event: Option<&'static str>, is_form: bool, body: &'static str) -> Payload<'static> {
         let delivery = Delivery {
+            forge: ForgeKind::Github,
+            id: None,
             event,
+            signature: None,
             is_form,
-            ..Delivery::of_missed_push(ForgeKind::Github, "a GUID")
         };
         let bytes = body.as_bytes();
         Payload::of(delivery, &Verified { bytes }).expect("a payload")

@@ -39,6 +39,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// The delivery of a push that never came in: the forge itself has told of it.
+    #[cfg(feature = "reconcile")]
     pub(crate) fn of_missed_push(forge: ForgeKind, id: &'a str) -> Self {
         let event = match forge {
             ForgeKind::Github => github::PUSH,
@@ -72,6 +73,7 @@ impl<'a> Payload<'a> {
     }
 
     /// The JSON that the forge itself was asked for; it needs no proof.
+    #[cfg(feature = "reconcile")]
     pub(crate) fn of_forge(delivery: Delivery<'a>, json: &'a str) -> Self {
         let json = Cow::Borrowed(json.as_bytes());
         Self { delivery, json }
