@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use worker::Worker;
 use worker::disk::Reserve;
 
-use crate::reconcile::{self, Reconciler};
+use crate::reconcile::{self, Lookout};
 use crate::{pages, queue};
 
 /// Runs until a signal ends it.
@@ -30,7 +30,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     let queue = queue::open(&queue).await?;
     let data_dir = worker.data_dir.clone();
     let worker = Worker::new(worker).await?;
-    let reconciler = Reconciler::for_worker(reconcile, &worker, &queue)?;
+    let lookout = Lookout::for_worker(reconcile, &worker, &queue)?;
     let server = Server::bind(&handler.listen).await?;
     let router = handler::webhook::router(&handler.webhook, queue.clone())
         .merge(pages::router(&worker, &data_dir));
@@ -43,7 +43,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     };
     let serving = server.serve(router, &until_worker_ends);
     let working = async {
-        let result = reconcile::beside(worker.run(queue, &shutdown), reconciler).await;
+        let result = reconcile::beside(worker.run(queue, &shutdown), lookout).await;
         until_worker_ends.drain.cancel();
         result
     };

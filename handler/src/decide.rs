@@ -62,19 +62,29 @@ impl Policy {
     }
 }
 
-/// Decides what an event leads to; if to a build, `id` is its name.
-pub(crate) fn decide(event: &Event<'_>, policy: &Policy, id: BuildId) -> Result<Decision, Refused> {
+/// Decides what an event of a forge leads to; if to a build, `id` is its name.
+pub(crate) fn decide(
+    event: &Event<'_>,
+    policy: &Policy,
+    forge: ForgeKind,
+    id: BuildId,
+) -> Result<Decision, Refused> {
     match event {
-        Event::Push(push) => decide_push(push, policy, id),
-        Event::Manual(manual) => decide_manual(manual, policy, id),
+        Event::Push(push) => decide_push(push, policy, forge, id),
+        Event::Manual(manual) => decide_manual(manual, policy, forge, id),
         Event::Ping => Ok(Decision::Ignore(Ignored::Ping)),
         Event::Delete => Ok(Decision::Ignore(Ignored::Deleted)),
         Event::Other(name) => Ok(Decision::Ignore(Ignored::OtherEvent((*name).to_owned()))),
     }
 }
 
-fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision, Refused> {
-    let repo = policy.configured(&push.repository.full_name)?;
+fn decide_push(
+    push: &Push<'_>,
+    policy: &Policy,
+    forge: ForgeKind,
+    id: BuildId,
+) -> Result<Decision, Refused> {
+    let repo = policy.configured(&push.repo)?;
     let after: CommitSha = push.after.parse()?;
     let git_ref: GitRef = push.git_ref.parse()?;
     if push.deleted || after.is_zero() {
@@ -93,7 +103,7 @@ fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision
         _ => after,
     };
     Ok(Decision::Build(BuildRequest {
-        forge: ForgeKind::Github,
+        forge,
         id,
         repo,
         revision: Revision::Commit(commit),
@@ -102,9 +112,14 @@ fn decide_push(push: &Push<'_>, policy: &Policy, id: BuildId) -> Result<Decision
 }
 
 /// Somebody asks for this very build: no filter and no mark in the message keeps it from them.
-fn decide_manual(manual: &Manual<'_>, policy: &Policy, id: BuildId) -> Result<Decision, Refused> {
-    let repo = match &manual.repository {
-        Some(repository) => policy.configured(&repository.full_name)?,
+fn decide_manual(
+    manual: &Manual<'_>,
+    policy: &Policy,
+    forge: ForgeKind,
+    id: BuildId,
+) -> Result<Decision, Refused> {
+    let repo = match &manual.repo {
+        Some(full_name) => policy.configured(full_name)?,
         None => policy.repos.only().cloned().ok_or(Refused::RepoNotNamed)?,
     };
     let revision: Revision = manual.after.parse()?;
@@ -113,7 +128,7 @@ fn decide_manual(manual: &Manual<'_>, policy: &Policy, id: BuildId) -> Result<De
         return Ok(Decision::Ignore(Ignored::Deleted));
     }
     Ok(Decision::Build(BuildRequest {
-        forge: ForgeKind::Github,
+        forge,
         id,
         repo,
         revision,
@@ -136,7 +151,7 @@ impl fmt::Display for Ignored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{HeadCommit, Repository};
+    use crate::event::HeadCommit;
 
     const SHA: &str = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
     const TAG: &str = "5b1ed9d5be1e5a2d1c5d5a0c0a8e7f3f4a6b7c8d";
@@ -149,18 +164,12 @@ mod tests {
         }
     }
 
-    fn repository(full_name: &str) -> Repository<'_> {
-        Repository {
-            full_name: full_name.into(),
-        }
-    }
-
     fn push(git_ref: &'static str, after: &'static str, message: &'static str) -> Push<'static> {
         Push {
             git_ref: git_ref.into(),
             after: after.into(),
             deleted: false,
-            repository: repository("octo/hello"),
+            repo: "octo/hello".into(),
             head_commit: Some(HeadCommit {
                 id: SHA.into(),
                 message: message.into(),
@@ -171,14 +180,14 @@ mod tests {
     fn manual(after: &'static str) -> Manual<'static> {
         Manual {
             after: after.into(),
-            repository: None,
+            repo: None,
             git_ref: None,
         }
     }
 
     /// A decision in one line, as short as a table needs it.
     fn told(event: Event<'_>, policy: &Policy) -> String {
-        match decide(&event, policy, BuildId::random()) {
+        match decide(&event, policy, ForgeKind::Github, BuildId::random()) {
             Ok(Decision::Build(build)) => {
                 let name = build.ref_name().unwrap_or("-");
                 format!("build {} {} {name}", build.repo, build.revision)
@@ -284,15 +293,12 @@ mod tests {
             ),
         ] {
             let policy = policy(repos, "*");
-            let repository = Some(repository(full_name));
             let by_push = Push {
-                repository: Repository {
-                    full_name: full_name.into(),
-                },
+                repo: full_name.into(),
                 ..push("refs/heads/main", SHA, "")
             };
             let by_hand = Manual {
-                repository,
+                repo: Some(full_name.into()),
                 git_ref: Some("refs/heads/main".into()),
                 ..manual(SHA)
             };

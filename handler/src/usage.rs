@@ -42,21 +42,24 @@ pub const HANDLER: Program = Program {
 };
 
 /// The function for missed pushes.
-pub const REDELIVER: Program = Program {
-    name: "compose-ci-redeliver",
-    purpose: "has GitHub deliver missed pushes again, as a scheduled function on AWS Lambda or once.",
+pub const RECONCILE: Program = Program {
+    name: "compose-ci-reconcile",
+    purpose: "queues the pushes that the webhook missed, as a scheduled function on AWS Lambda or once.",
     reads: &[
         "GITHUB_TOKEN",
         "GITHUB_REPO",
         "WEBHOOK_SECRET",
         "WEBHOOK_URL",
+        "BRANCHES",
+        "STATUS_CONTEXT",
         "GITHUB_API_URL",
         "PUBLIC_URL",
+        "QUEUE_URL",
         "LOG_LEVEL",
         "LOG_FORMAT",
         "SSL_CERT_FILE",
     ],
-    defaults: &[],
+    defaults: &[("QUEUE_URL", "required")],
 };
 
 impl Program {
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn every_variable_that_is_read_is_explained() {
-        for program in [HANDLER, REDELIVER] {
+        for program in [HANDLER, RECONCILE] {
             let text = program.text();
             for name in program.reads {
                 let explained = text

@@ -5,7 +5,7 @@
 //! end up in other people's logs.
 
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::AUTHORIZATION;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -13,13 +13,8 @@ use subtle::ConstantTimeEq;
 
 use shared::config::WebhookConfig;
 
-/// GitHub's name of the event; a manual trigger has none.
-pub(crate) const EVENT: &str = "x-github-event";
-
-/// GitHub's GUID of the delivery, the same when it is delivered again.
-pub(crate) const DELIVERY: &str = "x-github-delivery";
-
-const SIGNATURE: &str = "x-hub-signature-256";
+/// The HMAC-SHA256 of a body.
+pub(crate) type Signature = [u8; SHA256_BYTES];
 
 const SHA256_BYTES: usize = 32;
 
@@ -32,24 +27,19 @@ pub(crate) struct Verifier {
 /// A request whose head proves it, or at least claims a signature of the body.
 pub(crate) struct Admitted<'a> {
     verifier: &'a Verifier,
-    headers: &'a HeaderMap,
     proof: Proof,
 }
 
 enum Proof {
     Token,
-    Signature([u8; SHA256_BYTES]),
+    Signature(Signature),
 }
 
-/// A request from somebody who knows a secret. Only [`Admitted::verify`] makes one.
+/// The body of a request from somebody who knows a secret. Only [`Admitted::verify`] makes one.
 #[derive(Debug)]
 pub(crate) struct Verified<'a> {
-    /// The event's name, which only a delivery of GitHub has.
-    pub(crate) event: Option<&'a str>,
-    /// Whether the body says that it is a form.
-    pub(crate) is_form: bool,
-    /// The whole body.
-    pub(crate) body: &'a [u8],
+    /// All of it.
+    pub(crate) bytes: &'a [u8],
 }
 
 /// No proof, or a wrong one. It never says which, or what was expected.
@@ -68,20 +58,21 @@ impl Verifier {
         }
     }
 
-    /// Checks what can be checked before the body is read.
-    pub(crate) fn admit<'a>(
-        &'a self,
+    /// Checks what can be checked before the body is read; `signature` is what the head claims.
+    pub(crate) fn admit(
+        &self,
         query: Option<&str>,
-        headers: &'a HeaderMap,
-    ) -> Result<Admitted<'a>, Unproven> {
+        headers: &HeaderMap,
+        signature: Option<Signature>,
+    ) -> Result<Admitted<'_>, Unproven> {
         let proof = if self.accepts_bearer(headers) || self.accepts_query(query) {
             Proof::Token
         } else {
-            Proof::Signature(self.claimed_signature(headers).ok_or(Unproven)?)
+            let signature = signature.filter(|_| !self.hmacs.is_empty());
+            Proof::Signature(signature.ok_or(Unproven)?)
         };
         Ok(Admitted {
             verifier: self,
-            headers,
             proof,
         })
     }
@@ -112,19 +103,7 @@ impl Verifier {
             .is_some_and(|token| token.is_of(candidate))
     }
 
-    fn claimed_signature(&self, headers: &HeaderMap) -> Option<[u8; SHA256_BYTES]> {
-        if self.hmacs.is_empty() {
-            return None;
-        }
-        decode_hex(
-            headers
-                .get(SIGNATURE)?
-                .as_bytes()
-                .strip_prefix(b"sha256=")?,
-        )
-    }
-
-    fn accepts_signature(&self, signature: &[u8; SHA256_BYTES], body: &[u8]) -> bool {
+    fn accepts_signature(&self, signature: &Signature, body: &[u8]) -> bool {
         self.hmacs.iter().any(|keyed| {
             let mut hmac = keyed.clone();
             hmac.update(body);
@@ -133,26 +112,15 @@ impl Verifier {
     }
 }
 
-impl<'a> Admitted<'a> {
+impl Admitted<'_> {
     /// Checks the body's signature, unless the head was proof enough.
-    pub(crate) fn verify(self, body: &'a [u8]) -> Result<Verified<'a>, Unproven> {
+    pub(crate) fn verify(self, body: &[u8]) -> Result<Verified<'_>, Unproven> {
         if let Proof::Signature(signature) = self.proof
             && !self.verifier.accepts_signature(&signature, body)
         {
             return Err(Unproven);
         }
-        Ok(Verified {
-            event: self
-                .headers
-                .get(EVENT)
-                .map(|name| name.to_str().unwrap_or("unreadable")),
-            is_form: self.headers.get(CONTENT_TYPE).is_some_and(|value| {
-                value
-                    .as_bytes()
-                    .starts_with(b"application/x-www-form-urlencoded")
-            }),
-            body,
-        })
+        Ok(Verified { bytes: body })
     }
 }
 
@@ -173,34 +141,17 @@ fn keyed(secret: &SecretString) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes a key of any length")
 }
 
-fn decode_hex(digits: &[u8]) -> Option<[u8; SHA256_BYTES]> {
-    let value = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|value| u8::try_from(value).ok())
-    };
-    let (pairs, []) = digits.as_chunks::<2>() else {
-        return None;
-    };
-    let mut bytes = [0; SHA256_BYTES];
-    if pairs.len() != bytes.len() {
-        return None;
-    }
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = value(*high)? << 4 | value(*low)?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::forge::Delivery;
 
     /// The example of GitHub's documentation "Validating webhook deliveries".
     const SECRET: &str = "It's a Secret to Everybody";
     const BODY: &[u8] = b"Hello, World!";
+    const SIGNATURE: &str = "x-hub-signature-256";
     const SIGNED: &str = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 
     const TOKEN: &str = "t0ken+/= ü";
@@ -224,7 +175,8 @@ mod tests {
                 (name.parse().expect("name"), value)
             })
             .collect();
-        match verifier.admit(Some(query), &headers) {
+        let signature = Delivery::of(&headers).signature;
+        match verifier.admit(Some(query), &headers, signature) {
             Ok(admitted) => admitted.verify(BODY).is_ok(),
             Err(Unproven) => false,
         }
@@ -337,7 +289,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         let value = format!("sha256={SIGNED}").parse().expect("header");
         headers.insert(SIGNATURE, value);
-        let admitted = verifier.admit(None, &headers).expect("claims a signature");
+        let signature = Delivery::of(&headers).signature;
+        let admitted = verifier.admit(None, &headers, signature);
+        let admitted = admitted.expect("claims a signature");
         assert_eq!(admitted.verify(b"Hello, World?").err(), Some(Unproven));
     }
 }

@@ -15,16 +15,17 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use shared::build::{BuildId, BuildRequest};
+use shared::build::BuildRequest;
 use shared::config::WebhookConfig;
 use shared::message::Message;
 use shared::queue::{Queue, QueueError};
 
 use crate::body::{BodyError, BodyReader};
 use crate::decide::{Decision, Ignored, Policy, Refused, decide};
-use crate::event::{Malformed, Payload};
+use crate::event::Malformed;
+use crate::forge::{Delivery, Payload};
 use crate::limits::Limits;
-use crate::verify::{DELIVERY, EVENT, Unproven, Verifier};
+use crate::verify::{Unproven, Verifier};
 
 /// A header above this length is left out of the service's log: anybody can send it.
 const LOGGED_HEADER_MAX_BYTES: usize = 64;
@@ -81,23 +82,24 @@ enum Refusal {
 }
 
 impl Webhook {
-    async fn handle(&self, head: &Parts, body: Body) -> Result<Answer, Refusal> {
-        let admitted = self.verifier.admit(head.uri.query(), &head.headers)?;
+    async fn handle(
+        &self,
+        head: &Parts,
+        delivery: Delivery<'_>,
+        body: Body,
+    ) -> Result<Answer, Refusal> {
+        let Parts { uri, headers, .. } = head;
+        let admitted = self
+            .verifier
+            .admit(uri.query(), headers, delivery.signature)?;
         let body = self.bodies.read(body).await?;
         let verified = admitted.verify(&body)?;
-        let payload = Payload::of(&verified)?;
+        let payload = Payload::of(delivery, &verified)?;
         let event = payload.event()?;
-        match decide(&event, &self.policy, self.build_id(&head.headers))? {
+        let id = delivery.build_id(&self.status_context);
+        match decide(&event, &self.policy, delivery.forge, id)? {
             Decision::Ignore(why) => Ok(Answer::Ignored(why)),
             Decision::Build(request) => self.enqueue(request).await.map(Answer::Queued),
-        }
-    }
-
-    /// A redelivery asks for the same build; without a delivery's GUID every request is a new one.
-    fn build_id(&self, headers: &HeaderMap) -> BuildId {
-        match headers.get(DELIVERY).and_then(|guid| guid.to_str().ok()) {
-            Some(guid) => BuildId::from_delivery(guid, &self.status_context),
-            None => BuildId::random(),
         }
     }
 
@@ -111,8 +113,9 @@ impl Webhook {
 
 async fn receive(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let result = webhook.handle(&head, body).await;
-    log(&head.headers, &result);
+    let delivery = Delivery::of(&head.headers);
+    let result = webhook.handle(&head, delivery, body).await;
+    log(&delivery, &result);
     match &result {
         Ok(answer) => answer.render(wants_json(&head.headers)),
         Err(refusal) => refusal.render(wants_json(&head.headers)),
@@ -152,14 +155,12 @@ fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// One line for each request. The URL is never in it, as it may carry the token.
-fn log(headers: &HeaderMap, result: &Result<Answer, Refusal>) {
-    let short = |name| {
-        let value = headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok());
-        value.filter(|text| text.len() <= LOGGED_HEADER_MAX_BYTES)
-    };
-    let (delivery, event) = (short(DELIVERY), short(EVENT));
+fn log(delivery: &Delivery<'_>, result: &Result<Answer, Refusal>) {
+    let is_short = |text: &&str| text.len() <= LOGGED_HEADER_MAX_BYTES;
+    let (event, delivery) = (
+        delivery.event.filter(is_short),
+        delivery.id.filter(is_short),
+    );
     match result {
         Ok(Answer::Queued(BuildRequest {
             id, repo, revision, ..

@@ -23,8 +23,8 @@ const CRATES: [Crate; 4] = [
     },
     Crate {
         name: "handler",
-        orchestrators: &["webhook", "missed"],
-        steps: &["body", "verify", "event", "decide"],
+        orchestrators: &["webhook", "reconcile"],
+        steps: &["body", "verify", "event", "forge", "decide"],
     },
     Crate {
         name: "worker",

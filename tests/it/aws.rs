@@ -3,14 +3,9 @@
 //! The emulator runs no functions: the real ones run on the harness's Lambda, with the variables
 //! that the stack's functions have. And it enforces no policies: a test reads them.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "a program is started as an operator would"
-)]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -24,7 +19,7 @@ use uuid::Uuid;
 
 use crate::fixture::{DEADLINE, Fixture, REPO, at_gate, open_gate, told};
 use crate::reconcile::{Missing, url};
-use crate::redeliver::{self, scheduled_event};
+use crate::scheduled::{self, scheduled_event};
 
 /// The stack's name, and by that the family of its queues, whose clock a test can stop.
 const STACK: &str = "team";
@@ -91,6 +86,13 @@ impl<'a> Deployed<'a> {
         let mut variables = self.variables().await;
         variables.insert("AWS_ENDPOINT_URL".to_owned(), self.aws.endpoint_url());
         LambdaHandler::start(&handler(), variables).await
+    }
+
+    /// The stack's search for missed pushes on Lambda.
+    async fn start_reconciler(&self) -> LambdaHandler {
+        let mut variables = self.variables_of("ReconcileFunction").await;
+        variables.insert("AWS_ENDPOINT_URL".to_owned(), self.aws.endpoint_url());
+        LambdaHandler::start(&scheduled::program(), variables).await
     }
 
     /// A worker that knows of the stack what its outputs say.
@@ -273,27 +275,8 @@ async fn a_push_that_three_workers_did_not_survive_becomes_a_dead_letter_and_an_
     assert_eq!(deployed.messages().await, [0, 0]);
 }
 
-/// The webhook behind a domain of its own, as a process with the variables of the stack's function.
-async fn start_webhook(deployed: &Deployed<'_>, port: u16) -> Process {
-    let mut webhook = Command::new(handler());
-    webhook
-        .env_clear()
-        .envs(deployed.variables().await)
-        .env("BIND", "127.0.0.1")
-        .env("PORT", port.to_string())
-        .env("LOG_FORMAT", "text")
-        .env("AWS_ENDPOINT_URL", deployed.aws.endpoint_url())
-        .env("AWS_REGION", REGION)
-        .env("AWS_ACCESS_KEY_ID", "an-id")
-        .env("AWS_SECRET_ACCESS_KEY", "a-secret");
-    let webhook = Process::start(webhook);
-    let listens = |log: &str| log.contains("listening on").then_some(());
-    webhook.wait_for_output(listens, DEADLINE).await;
-    webhook
-}
-
 #[tokio::test]
-async fn pushes_that_the_webhook_missed_are_delivered_to_it_again_and_built_once_each() {
+async fn pushes_that_the_webhook_missed_are_queued_and_built_once_each() {
     let aws = Aws::start().await;
     aws.verify_email("example.org").await;
     let mut missing = Missing::start().await;
@@ -304,13 +287,9 @@ async fn pushes_that_the_webhook_missed_are_delivered_to_it_again_and_built_once
     assert_eq!(deployed.outputs["WebhookUrl"], webhook_url);
 
     let commits = missing.miss(2).await;
-    let _webhook = start_webhook(&deployed, missing.port).await;
-    let variables = deployed.variables_of("RedeliverFunction").await;
-    let mut function = LambdaHandler::start(&redeliver::program(), variables).await;
+    let mut function = deployed.start_reconciler().await;
     for _ in 0..2 {
         function.invoke(&scheduled_event()).await;
-        let github = &missing.fixture.github;
-        github.wait_for_redeliveries(2, DEADLINE).await;
         assert_eq!(deployed.messages().await, [2, 0]);
     }
     let mut worker = deployed.start_worker(missing.fixture.setup("true"));
@@ -331,12 +310,12 @@ async fn a_setting_turns_the_search_for_missed_pushes_off_and_on() {
     let without = aws.resources().await;
     assert!(without["events Rules"].is_empty(), "{without:#?}");
     assert_eq!(without["lambda Functions"].len(), 1, "{without:#?}");
-    assert!(!stack.outputs().await.contains_key("RedeliverFunction"));
+    assert!(!stack.outputs().await.contains_key("ReconcileFunction"));
 
     stack.deploy(&[("RECONCILE", "1")]).await;
     let with = aws.resources().await;
     assert_eq!(with["events Rules"].len(), 1, "{with:#?}");
-    let function = stack.outputs().await["RedeliverFunction"].clone();
+    let function = stack.outputs().await["ReconcileFunction"].clone();
     assert!(with["lambda Functions"].contains(&function), "{with:#?}");
 
     stack.deploy(&[("RECONCILE", "0")]).await;
@@ -416,8 +395,8 @@ async fn a_deploy_says_in_one_line_what_is_missing() {
             "error: HANDLER_ZIP: there is no /no.zip\n",
         ),
         (
-            &[repo, token, ("REDELIVER_ZIP", "/no.zip")],
-            "error: REDELIVER_ZIP: there is no /no.zip\n",
+            &[repo, token, ("RECONCILE_ZIP", "/no.zip")],
+            "error: RECONCILE_ZIP: there is no /no.zip\n",
         ),
         (
             &[repo, token, ("RECONCILE", "no")],
@@ -492,8 +471,11 @@ async fn no_part_may_or_knows_more_than_it_needs() {
     Allow sqs:SendMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds
     Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-handler
     ");
-    let redeliver = statements_of_role(stack, "team-RedeliverRole", "write-its-log").await;
-    insta::assert_snapshot!(redeliver.join("\n"), @"Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-redeliver");
+    let reconciler = statements_of_role(stack, "team-ReconcilerRole", "queue-missed-pushes").await;
+    insta::assert_snapshot!(reconciler.join("\n"), @r"
+    Allow sqs:SendMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds
+    Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-reconcile
+    ");
     let worker = statements_of_policy(stack, &outputs["WorkerPolicyArn"]).await;
     insta::assert_snapshot!(worker.join("\n"), @r#"
     Allow sqs:ReceiveMessage sqs:ChangeMessageVisibility sqs:DeleteMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds arn:aws:sqs:eu-west-1:123456789012:team-dead
@@ -525,11 +507,11 @@ async fn assert_told_no_more_than_it_reads(deployed: &Deployed<'_>) {
         "BRANCHES GITHUB_REPO LOG_FORMAT QUEUE_URL STATUS_CONTEXT WEBHOOK_SECRET"
     );
     assert_eq!(
-        names("RedeliverFunction").await,
-        "GITHUB_API_URL GITHUB_REPO GITHUB_TOKEN LOG_FORMAT WEBHOOK_URL"
+        names("ReconcileFunction").await,
+        "BRANCHES GITHUB_API_URL GITHUB_REPO GITHUB_TOKEN LOG_FORMAT QUEUE_URL STATUS_CONTEXT WEBHOOK_URL"
     );
-    let redeliver = deployed.variables_of("RedeliverFunction").await;
-    assert_eq!(redeliver["WEBHOOK_URL"], deployed.outputs["WebhookUrl"]);
+    let reconciler = deployed.variables_of("ReconcileFunction").await;
+    assert_eq!(reconciler["WEBHOOK_URL"], deployed.outputs["WebhookUrl"]);
 }
 
 /// Nobody but the schedule starts the function that has the token.
@@ -541,7 +523,7 @@ async fn assert_started_by_its_schedule_alone(deployed: &Deployed<'_>) {
     let name = rule["Name"].as_str().expect("a name");
     let asked = ["events", "list-targets-by-rule", "--rule", name];
     let targets = stack.cli(&asked).await;
-    let function = &outputs["RedeliverFunction"];
+    let function = &outputs["ReconcileFunction"];
     let target = targets["Targets"][0]["Arn"].as_str().expect("a target");
     assert!(
         target.ends_with(&format!(":function:{function}")),

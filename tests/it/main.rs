@@ -11,7 +11,7 @@ mod ses;
 mod logs;
 mod life;
 mod reconcile;
-mod redeliver;
+mod scheduled;
 mod disk;
 mod engine;
 mod settings;

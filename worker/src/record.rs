@@ -4,7 +4,6 @@
 //! build can lose neither.
 
 mod claims;
-mod dealt_with;
 mod images;
 mod leases;
 mod outbox;

@@ -28,7 +28,7 @@ use crate::build::{DEFAULT_STATUS_CONTEXT, RepoName};
 
 pub use self::engine::EngineConfig;
 pub use self::mail::{MailConfig, MailOn, SesConfig, SmtpConfig, SmtpTls};
-pub use self::reconcile::{LookupConfig, ReconcileConfig, WebhookAddress};
+pub use self::reconcile::{ReconcileConfig, WebhookAddress};
 pub use self::registry::{Registry, RegistryLogin};
 pub use self::sqs::{QueueUrl, SqsConfig};
 pub use self::storage::StorageConfig;

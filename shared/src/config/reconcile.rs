@@ -5,29 +5,18 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{
-    Env, GithubConfig, RepoFilter, Result, WebhookConfig, data_dir, github_repos, http_url, missing,
-};
+use super::{Env, GithubConfig, Result, WebhookConfig, data_dir, http_url, missing};
 
-/// What is needed to find pushes that GitHub could not deliver.
-#[derive(Debug, Clone)]
-pub struct LookupConfig {
-    /// GitHub remembers what it could not deliver.
-    pub github: GithubConfig,
-    /// The repositories whose pushes they are.
-    pub repos: RepoFilter,
-    /// Which of their webhooks is ours.
-    pub address: WebhookAddress,
-}
-
-/// What is needed to queue them.
+/// What is needed to find pushes that the forge could not deliver, and to queue them.
 #[derive(Debug, Clone)]
 pub struct ReconcileConfig {
-    /// Where to find them.
-    pub lookup: LookupConfig,
-    /// What of them builds.
+    /// GitHub remembers what it could not deliver.
+    pub github: GithubConfig,
+    /// Which of the repositories' webhooks is ours.
+    pub address: WebhookAddress,
+    /// The repositories, and what of the pushes to them builds.
     pub webhook: WebhookConfig,
-    /// Where it is noted which pushes were dealt with.
+    /// Where the records of builds are.
     pub data_dir: PathBuf,
 }
 
@@ -39,7 +28,7 @@ pub struct WebhookAddress {
     token: Option<SecretString>,
 }
 
-impl LookupConfig {
+impl ReconcileConfig {
     /// Reads what is needed.
     ///
     /// # Errors
@@ -51,20 +40,7 @@ impl LookupConfig {
         }
         Ok(Self {
             github: GithubConfig::load(env)?,
-            repos: github_repos(env)?,
             address,
-        })
-    }
-}
-
-impl ReconcileConfig {
-    /// Reads what is needed.
-    ///
-    /// # Errors
-    /// The first variable that is missing or cannot be used.
-    pub fn load(env: &Env) -> Result<Self> {
-        Ok(Self {
-            lookup: LookupConfig::load(env)?,
             webhook: WebhookConfig::load(env)?,
             data_dir: data_dir(env),
         })

@@ -1,11 +1,13 @@
-//! The forge: where commits come from, and where their statuses go.
+//! The forge: where commits come from, where their statuses go, and what remembers the pushes that
+//! it could not deliver.
 //!
 //! [`Forge`] is all that the other parts see. What only one forge does lies in that forge's folder.
 
 mod error;
 mod patience;
 mod site;
-pub mod github;
+mod missed;
+mod github;
 
 use std::io;
 
@@ -13,11 +15,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
-use crate::build::{CommitSha, CommitState, RefName, RepoName};
-use crate::config::GithubConfig;
+use crate::build::{CommitSha, CommitState, ForgeKind, RefName, RepoName};
+use crate::config::{GithubConfig, RepoPattern, WebhookAddress};
 
 pub use self::error::ForgeError;
 pub use self::github::Github;
+pub use self::missed::{FailureStreak, LookupError, MissedPush};
 pub use self::patience::Patience;
 pub use self::site::Site;
 
@@ -46,6 +49,13 @@ impl Forge {
     /// The token is no header value, or the certificates cannot be used.
     pub fn github(config: &GithubConfig) -> anyhow::Result<Self> {
         Github::new(config).map(Self::Github)
+    }
+
+    /// The kind of forge, as builds name it.
+    pub fn kind(&self) -> ForgeKind {
+        match self {
+            Self::Github(_) => ForgeKind::Github,
+        }
     }
 
     /// The site that belongs to the API, as far as it is known.
@@ -148,6 +158,31 @@ impl Forge {
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, ForgeError> {
         match self {
             Self::Github(github) => github.tarball(repo, commit, patience).await,
+        }
+    }
+
+    /// Finds the pushes to these repositories that the webhook at this address has missed, oldest
+    /// first, as far back as the forge remembers deliveries.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub async fn missed_pushes(
+        &self,
+        repos: &RepoPattern,
+        address: &WebhookAddress,
+    ) -> Result<Vec<MissedPush>, LookupError> {
+        match self {
+            Self::Github(github) => github.missed_pushes(repos, address).await,
+        }
+    }
+
+    /// Reads the JSON of a push that the webhook has missed.
+    ///
+    /// # Errors
+    /// See [`ForgeError`]; tried again a few times before it is unavailable.
+    pub async fn payload(&self, push: &MissedPush) -> Result<String, ForgeError> {
+        match self {
+            Self::Github(github) => github.payload(push).await,
         }
     }
 }

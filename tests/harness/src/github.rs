@@ -176,21 +176,6 @@ impl GitHub {
         self.content().note(hook, delivery)
     }
 
-    /// Waits until so many deliveries were made again because a client asked for them.
-    ///
-    /// # Panics
-    /// After `deadline`, with the requests that came.
-    pub async fn wait_for_redeliveries(&self, count: usize, deadline: Duration) {
-        let mut record = self.0.state.record.subscribe();
-        let waited = record.wait_for(|record| record.redeliveries >= count);
-        let in_time = tokio::time::timeout(deadline, waited).await.is_ok();
-        assert!(
-            in_time,
-            "not {count} redeliveries in {deadline:?}: {:#?}",
-            self.requests()
-        );
-    }
-
     /// All that was delivered to a webhook, oldest first.
     pub fn deliveries(&self, hook: Hook) -> Vec<Delivery> {
         self.content().hook(hook, |hook| hook.deliveries.clone())

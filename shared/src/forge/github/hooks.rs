@@ -21,7 +21,7 @@ const PAGES_MAX: usize = 100;
 
 /// Whose a webhook is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HookOwner {
+pub(super) enum HookOwner {
     /// A repository's.
     Repo(RepoName),
     /// An organization's, for all of its repositories.
@@ -30,11 +30,11 @@ pub enum HookOwner {
 
 /// A webhook.
 #[derive(Debug, Deserialize)]
-pub struct Hook {
+pub(super) struct Hook {
     /// GitHub's number of it.
-    pub id: u64,
+    pub(super) id: u64,
     /// Whether anything is delivered to it.
-    pub active: bool,
+    pub(super) active: bool,
     config: HookConfig,
 }
 
@@ -44,26 +44,24 @@ struct HookConfig {
 }
 
 /// One attempt to deliver one event.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Attempt {
+#[derive(Debug, Deserialize)]
+pub(super) struct Attempt {
     /// GitHub's number of it.
-    pub id: u64,
+    pub(super) id: u64,
     /// What all attempts to deliver the same event have in common.
-    pub guid: String,
+    pub(super) guid: String,
     /// When it was made.
     #[serde(deserialize_with = "rfc3339")]
-    pub delivered_at: SystemTime,
-    /// Whether somebody asked for it after an earlier one.
-    pub redelivery: bool,
+    pub(super) delivered_at: SystemTime,
     /// What the webhook answered; a 5xx, or nothing that HTTP knows, if it could not be reached.
-    pub status_code: u32,
+    pub(super) status_code: u32,
     /// The event's name.
-    pub event: String,
+    pub(super) event: String,
 }
 
 impl Attempt {
-    /// Whether the webhook has taken it.
-    pub fn succeeded(&self) -> bool {
+    /// True if the webhook has taken it.
+    pub(super) fn succeeded(&self) -> bool {
         (200..300).contains(&self.status_code)
     }
 }
@@ -80,13 +78,18 @@ struct SentRequest {
 }
 
 impl Hook {
-    /// Where it delivers to. It may carry a token.
-    pub fn url(&self) -> Option<&str> {
+    /// The URL that it delivers to. It may carry a token.
+    pub(super) fn url(&self) -> Option<&str> {
         self.config.url.as_deref()
     }
 }
 
 impl HookOwner {
+    /// The path of an attempt to deliver to one of its webhooks.
+    pub(super) fn path_of_attempt(&self, hook: u64, attempt: u64) -> String {
+        format!("{}/{hook}/deliveries/{attempt}", self.path())
+    }
+
     fn path(&self) -> String {
         match self {
             Self::Repo(repo) => format!("/repos/{repo}/hooks"),
@@ -105,11 +108,8 @@ impl fmt::Display for HookOwner {
 }
 
 impl Github {
-    /// All webhooks of this owner; GitHub allows 20 for one event.
-    ///
-    /// # Errors
-    /// See [`ForgeError`]; tried again a few times before it is unavailable.
-    pub async fn hooks(&self, owner: &HookOwner) -> Result<Vec<Hook>, ForgeError> {
+    /// Lists all webhooks of this owner; GitHub allows 20 for one event.
+    pub(super) async fn hooks(&self, owner: &HookOwner) -> Result<Vec<Hook>, ForgeError> {
         let path = format!("{}?per_page={PER_PAGE}", owner.path());
         let (hooks, _) = self
             .read(&path, &format!("the webhooks of {owner}"))
@@ -117,11 +117,8 @@ impl Github {
         Ok(hooks)
     }
 
-    /// The attempts to deliver to a webhook since this time, the newest first.
-    ///
-    /// # Errors
-    /// See [`ForgeError`]; tried again a few times before it is unavailable.
-    pub async fn attempts(
+    /// Lists the attempts to deliver to a webhook since this time, the newest first.
+    pub(super) async fn attempts(
         &self,
         owner: &HookOwner,
         hook: u64,
@@ -144,38 +141,13 @@ impl Github {
         Ok(attempts)
     }
 
-    /// The JSON that was sent in this attempt.
-    ///
-    /// # Errors
-    /// See [`ForgeError`]; tried again a few times before it is unavailable.
-    pub async fn sent_payload(
-        &self,
-        owner: &HookOwner,
-        hook: u64,
-        attempt: u64,
-    ) -> Result<Value, ForgeError> {
-        let path = format!("{}/{hook}/deliveries/{attempt}", owner.path());
-        let what = format!("a delivery of a webhook of {owner}");
-        let (attempt, _): (WholeAttempt, _) = self.read(&path, &what).await?;
+    /// Reads the JSON that was sent in the attempt at this path.
+    pub(super) async fn sent_payload(&self, path: &str, what: &str) -> Result<Value, ForgeError> {
+        let (attempt, _): (WholeAttempt, _) = self.read(path, what).await?;
         Ok(attempt.request.payload)
     }
 
-    /// Asks for the event of this attempt to be delivered again, under the same GUID. GitHub
-    /// answers before it does so.
-    ///
-    /// # Errors
-    /// See [`ForgeError`]; asked once.
-    pub async fn redeliver(
-        &self,
-        owner: &HookOwner,
-        hook: u64,
-        attempt: u64,
-    ) -> Result<(), ForgeError> {
-        let path = format!("{}/{hook}/deliveries/{attempt}/attempts", owner.path());
-        let what = format!("the redelivery to a webhook of {owner}");
-        send(self.api(Method::POST, &path), &what).await.map(drop)
-    }
-
+    /// Reads an answer and its headers; tries again a few times before GitHub is unavailable.
     async fn read<T: DeserializeOwned>(
         &self,
         path: &str,

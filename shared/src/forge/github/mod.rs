@@ -20,8 +20,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::answer::{no_answer, send};
-pub use self::hooks::{Attempt, Hook, HookOwner};
-pub use self::missed::{Access, FailureStreak, LookupError, MissedPush, MissedPushes, REMEMBERED};
 use super::{CommitStatus, ForgeError, Patience, Site};
 use crate::build::{CommitSha, RefName, RepoName};
 use crate::config::{ConfigError, GithubConfig};

@@ -59,7 +59,7 @@ impl Aws {
         let read = file.take(ELF_HEADER_BYTES).read_to_end(&mut header);
         read.expect("the program can be read");
         fs::write(work.path().join("bootstrap"), header).expect("it is writable");
-        for name in ["handler.zip", "redeliver.zip"] {
+        for name in ["handler.zip", "reconcile.zip"] {
             let mut zip = Command::new(tools().join("python"));
             zip.args(["-m", "zipfile", "-c", name, "bootstrap"])
                 .current_dir(&work);
@@ -92,7 +92,7 @@ impl Stack<'_> {
         let mut deploy = self.command(&format!("{INFRA}/deploy"));
         deploy
             .env("HANDLER_ZIP", self.work.path().join("handler.zip"))
-            .env("REDELIVER_ZIP", self.work.path().join("redeliver.zip"))
+            .env("RECONCILE_ZIP", self.work.path().join("reconcile.zip"))
             .envs(variables.iter().copied());
         run(deploy).await
     }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::hooks::{Delivery, Event, Hook, KnownHook};
+use super::hooks::{Delivery, KnownHook};
 use super::record::{CommitState, Status};
 use super::route::Route;
 use super::{Body, State};
@@ -49,11 +49,6 @@ pub(super) async fn answer(
                 hook,
                 delivery,
             } => hook_delivery(state, &owner, &hook, &delivery),
-            Route::HookRedelivery {
-                owner,
-                hook,
-                delivery,
-            } => hook_redelivery(state, &owner, &hook, &delivery),
             Route::Codeload => tarball(state, &request),
             Route::AllStatuses => Ok(json_answer(200, &json!(state.record.borrow().statuses))),
             Route::PushPayload => push_payload(state, &request),
@@ -280,20 +275,6 @@ fn hook_delivery(state: &State, owner: &str, hook: &str, delivery: &str) -> Answ
         200,
         &known_delivery(hook, delivery)?.whole_json(),
     ))
-}
-
-/// Says yes, and delivers it then.
-fn hook_redelivery(state: &Arc<State>, owner: &str, hook: &str, delivery: &str) -> Answer {
-    let content = state.content();
-    let hook = known_hook(&content.hooks, owner, hook)?;
-    let event = Event::again(hook, known_delivery(hook, delivery)?);
-    let (hook, state) = (Hook(hook.id), Arc::clone(state));
-    tokio::spawn(async move {
-        let delivery = event.deliver().await;
-        state.content().note(hook, delivery);
-        state.record.send_modify(|record| record.redeliveries += 1);
-    });
-    Ok(json_answer(202, &json!({})))
 }
 
 fn known_delivery<'a>(hook: &'a KnownHook, id: &str) -> Result<&'a Delivery, Refusal> {

@@ -31,8 +31,6 @@ pub enum Endpoint {
     HookDeliveries,
     /// `GET …/hooks/{hook_id}/deliveries/{delivery_id}`.
     HookDelivery,
-    /// `POST …/hooks/{hook_id}/deliveries/{delivery_id}/attempts`.
-    HookRedelivery,
     /// The tarball itself, on the other host.
     Codeload,
 }

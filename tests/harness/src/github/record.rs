@@ -67,8 +67,6 @@ pub struct Request {
 pub(super) struct Record {
     pub(super) statuses: Vec<Status>,
     pub(super) requests: Vec<Request>,
-    /// How often something was delivered again because a client asked for it.
-    pub(super) redeliveries: usize,
 }
 
 impl Record {

@@ -49,12 +49,6 @@ pub(super) enum Route {
         hook: String,
         delivery: String,
     },
-    /// Asks for a delivery once more.
-    HookRedelivery {
-        owner: String,
-        hook: String,
-        delivery: String,
-    },
     Codeload,
     /// Not GitHub's: every status that was posted.
     AllStatuses,
@@ -108,25 +102,8 @@ impl Route {
             (Host::Api, "GET", ["orgs", owner, "hooks", rest @ ..]) => {
                 Self::of_hooks(decoded(owner), rest)
             }
-            (Host::Api, "POST", ["repos", owner, name, "hooks", rest @ ..]) => {
-                Self::to_hook(repo(owner, name), rest)
-            }
-            (Host::Api, "POST", ["orgs", owner, "hooks", rest @ ..]) => {
-                Self::to_hook(decoded(owner), rest)
-            }
             (Host::Api, "GET", ["_", "statuses"]) => Self::AllStatuses,
             (Host::Api, "GET", ["_", "push"]) => Self::PushPayload,
-            _ => Self::Unknown,
-        }
-    }
-
-    fn to_hook(owner: String, rest: &[&str]) -> Self {
-        match rest {
-            [hook, "deliveries", delivery, "attempts"] => Self::HookRedelivery {
-                owner,
-                hook: decoded(hook),
-                delivery: decoded(delivery),
-            },
             _ => Self::Unknown,
         }
     }
@@ -159,7 +136,6 @@ impl Route {
             Self::Hooks { .. } => Some(Endpoint::Hooks),
             Self::HookDeliveries { .. } => Some(Endpoint::HookDeliveries),
             Self::HookDelivery { .. } => Some(Endpoint::HookDelivery),
-            Self::HookRedelivery { .. } => Some(Endpoint::HookRedelivery),
             Self::Codeload => Some(Endpoint::Codeload),
             Self::AllStatuses | Self::PushPayload | Self::Unknown => None,
         }
