@@ -1,0 +1,300 @@
+//! A build from the start of its hook to an outcome: log → end.
+
+mod ending;
+
+use std::future;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use shared::build::{BuildError, Outcome, StopReason};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::ending::Ending;
+use crate::container::Spec;
+use crate::create::Begun;
+use crate::engine::{Engine, EngineError, Output, Phase};
+use crate::log::{Log, LogError, Recorder};
+use crate::obstacle::Obstacle;
+use crate::stop::Stop;
+
+/// The time that a hook gets between TERM and KILL, as from `docker stop`.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// A container's output may end a moment before the container does.
+const EXIT_DELAY: Duration = Duration::from_secs(2);
+/// The time after the build's own in which an engine that went away during the build may come back:
+/// until then only the engine can tell how the build goes.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(60);
+const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// The interval of looks at a container whose output is listened to: a connection may die without a
+/// sign.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// The time that the engine may take to hand over a log that is complete.
+const LOG_PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// The engine's answer that a container has ended.
+type Exit = AbortOnDropHandle<Result<(), EngineError>>;
+
+/// Why reading the hook's output stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// The output has ended.
+    All,
+    /// The container has ended, and its output did not say so.
+    Cut,
+    /// The hook was stopped.
+    Stopped,
+}
+
+/// Follows the hook to its end, or stops it. A build that is not this worker's any more is left.
+///
+/// # Errors
+/// The build is left, or an adopted container is gone that another worker may have removed.
+pub(crate) async fn follow(
+    engine: &Engine,
+    spec: &Spec,
+    log: &Log<'_>,
+    stop: &Stop,
+    begun: Begun,
+) -> Result<Outcome, Obstacle> {
+    let follower = Follower {
+        engine,
+        spec,
+        log,
+        stop,
+        container: &begun.id,
+        deadline: deadline(begun.at, spec.hook.timeout),
+        is_ours: begun.output.is_some() || spec.may_have_begun,
+    };
+    tokio::select! {
+        biased;
+        reason = left(stop) => {
+            if reason == StopReason::LeaseLost {
+                follower.stop_hook().await;
+            }
+            log.settle().await;
+            Err(Obstacle::Stopped(reason))
+        }
+        outcome = follower.to_end(begun.output) => {
+            log.keep_longer(false);
+            outcome
+        }
+    }
+}
+
+/// Waits until the build is not this worker's any more.
+async fn left(stop: &Stop) -> StopReason {
+    match stop.requested().await {
+        reason @ (StopReason::LeaseLost | StopReason::Shutdown) => reason.clone(),
+        _ => future::pending().await,
+    }
+}
+
+fn deadline(started_at: SystemTime, timeout: Duration) -> Instant {
+    let ran_for = started_at.elapsed().unwrap_or_default();
+    Instant::now() + timeout.saturating_sub(ran_for)
+}
+
+/// One container whose hook has begun.
+struct Follower<'a> {
+    engine: &'a Engine,
+    spec: &'a Spec,
+    log: &'a Log<'a>,
+    stop: &'a Stop,
+    /// Its id.
+    container: &'a str,
+    deadline: Instant,
+    /// True if this worker has started the hook; else another one on this engine has, and may be at
+    /// work on it.
+    is_ours: bool,
+}
+
+impl Follower<'_> {
+    async fn to_end(&self, mut output: Option<Output>) -> Result<Outcome, Obstacle> {
+        loop {
+            let from_log = output.is_none();
+            let mut listened = output.take().unwrap_or_else(|| {
+                // The engine's own log has all of it.
+                self.log.set_aside();
+                self.engine.followed_log(self.container)
+            });
+            let exit = self.wait_beside();
+            let heard = match self.record(&mut listened).await {
+                Ok(heard) => heard,
+                Err(error) => return Ok(self.without_log(error).await),
+            };
+            let cut = heard == Heard::Cut || broke(exit).await;
+            match self.ending().await {
+                Ok(Some(ending)) => {
+                    self.complete_log(from_log || cut).await;
+                    return Ok(ending.outcome(&self.spec.hook));
+                }
+                // The connection to the engine broke, the container did not.
+                Ok(None) => {}
+                Err(EngineError::NotFound(_)) if !self.is_ours => {
+                    return Err(Obstacle::Transient(
+                        "another worker was at work on it as well".to_owned(),
+                    ));
+                }
+                Err(EngineError::NotFound(_)) => return Ok(BuildError::ContainerRemoved.into()),
+                Err(error) => {
+                    tracing::warn!(build = self.container, %error, "lost the engine during a build");
+                    return Ok(BuildError::EngineLost.into());
+                }
+            }
+        }
+    }
+
+    /// Waits for the container's end while its output is recorded. An output that breaks off looks
+    /// like one that ends; an answer that breaks off does not.
+    fn wait_beside(&self) -> Exit {
+        let (engine, container) = (self.engine.clone(), self.container.to_owned());
+        AbortOnDropHandle::new(tokio::spawn(async move { engine.wait(&container).await }))
+    }
+
+    /// Records the hook's output until it ends, and stops the hook when it must.
+    ///
+    /// # Errors
+    /// The log cannot be begun, or did not fit on its disk: the build is not reported as if nothing
+    /// was missing.
+    async fn record(&self, output: &mut Output) -> Result<Heard, LogError> {
+        let mut recorder = self.log.record()?;
+        let heard = self.drain(&mut recorder, output).await;
+        match recorder.finish().await {
+            Ok(()) => Ok(heard),
+            Err(full @ LogError::DiskFull(_)) => Err(full),
+            Err(error) => {
+                tracing::warn!(build = self.container, %error, "the log is incomplete");
+                Ok(heard)
+            }
+        }
+    }
+
+    async fn drain(&self, recorder: &mut Recorder, output: &mut Output) -> Heard {
+        let reason = tokio::select! {
+            _ = recorder.take(output) => return Heard::All,
+            () = self.ended_unheard() => return Heard::Cut,
+            () = sleep_until(self.deadline) => StopReason::Deadline,
+            reason = self.stop.requested() => reason.clone(),
+        };
+        if self.has_ended().await {
+            return Heard::Cut;
+        }
+        self.stop.request(reason);
+        let last_words = timeout(STOP_GRACE + EXIT_DELAY, recorder.take(output));
+        let _ = tokio::join!(self.stop_hook(), last_words);
+        Heard::Stopped
+    }
+
+    async fn stop_hook(&self) {
+        match self.engine.stop(self.container, STOP_GRACE).await {
+            Ok(()) | Err(EngineError::NotFound(_)) => {}
+            Err(error) => {
+                tracing::error!(build = self.container, %error, "failed to stop a hook that must end")
+            }
+        }
+    }
+
+    /// Returns when the container had ended a while ago.
+    async fn ended_unheard(&self) {
+        let mut looks_ended = false;
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let ended = self.has_ended().await;
+            if ended && looks_ended {
+                return tracing::warn!(
+                    build = self.container,
+                    "lost the output of a build that has ended"
+                );
+            }
+            looks_ended = ended;
+        }
+    }
+
+    async fn has_ended(&self) -> bool {
+        let found = self.engine.inspect(self.container).await;
+        found.is_ok_and(|container| container.phase == Phase::Exited)
+    }
+
+    /// Finds out how the container ended; nothing if it still runs.
+    async fn ending(&self) -> Result<Option<Ending>, EngineError> {
+        let at_deadline = self.stop.reason() == Some(&StopReason::Deadline);
+        let give_up = self.deadline.max(Instant::now()) + ENGINE_PATIENCE;
+        let hook = &self.spec.hook;
+        loop {
+            match Ending::of(self.engine, self.container, at_deadline, hook.timeout).await {
+                Err(EngineError::Gone(_) | EngineError::Failed(_)) if Instant::now() < give_up => {
+                    sleep(ENGINE_RETRY).await
+                }
+                ending => return ending,
+            }
+        }
+    }
+
+    /// Stops a build whose log cannot be kept: it is no build.
+    async fn without_log(&self, error: LogError) -> Outcome {
+        tracing::error!(build = self.container, %error, "the log cannot be written");
+        self.stop_hook().await;
+        BuildError::from(error).into()
+    }
+
+    /// Records the engine's copy of the log, if the recording lacks its end. On a full disk nothing
+    /// more is written.
+    async fn complete_log(&self, may_lack_end: bool) {
+        if matches!(self.stop.reason(), Some(StopReason::DiskFull { .. })) {
+            return;
+        }
+        if may_lack_end {
+            self.record_whole_log().await;
+        } else if !self.has_end_of_log().await {
+            // On a full disk the engine has less than was heard.
+            self.record_whole_log().await;
+            self.log.keep_longer(true);
+        }
+    }
+
+    /// Compares the end of the recording with the engine's copy: a connection that breaks off may look
+    /// like an output that ends.
+    async fn has_end_of_log(&self) -> bool {
+        let mut masker = self.log.masker();
+        let mut end = Vec::new();
+        let mut output = self.engine.end_of_log(self.container);
+        let reading = async {
+            while let Some(chunk) = output.next().await {
+                masker.push(&chunk?, |bytes| end.extend_from_slice(bytes));
+            }
+            Ok::<(), EngineError>(())
+        };
+        let read = timeout(LOG_PATIENCE, reading).await;
+        masker.finish(|bytes| end.extend_from_slice(bytes));
+        matches!(read, Ok(Ok(()))) && self.log.ends_with(&end)
+    }
+
+    /// Records once more the log that was followed while the container ran, now that the engine
+    /// has all of it.
+    async fn record_whole_log(&self) {
+        let incomplete = |cause: &dyn std::fmt::Display| {
+            tracing::warn!(build = self.container, %cause, "the log is incomplete");
+        };
+        self.log.set_aside();
+        let mut recorder = match self.log.record() {
+            Ok(recorder) => recorder,
+            Err(error) => return incomplete(&error),
+        };
+        let mut log = self.engine.whole_log(self.container);
+        match timeout(LOG_PATIENCE, recorder.take(&mut log)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => incomplete(&error),
+            Err(_elapsed) => incomplete(&"the engine took too long"),
+        }
+        if let Err(error) = recorder.finish().await {
+            incomplete(&error);
+        }
+    }
+}
+
+/// Answers whether the engine could not be listened to until the container ended.
+async fn broke(exit: Exit) -> bool {
+    let answer = timeout(EXIT_DELAY, exit).await;
+    matches!(answer, Ok(Ok(Err(EngineError::Gone(_)))))
+}

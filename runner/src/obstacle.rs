@@ -1,0 +1,67 @@
+//! The reasons why a hook could not be started, or not be followed to its end.
+
+use shared::build::{BuildError, StopReason};
+
+use crate::engine::EngineError;
+
+/// Why a build has no outcome. Retry or fail is chosen where the cause is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// Another attempt would meet it as well: the build ends with this error.
+    #[error(transparent)]
+    Final(BuildError),
+    /// Infrastructure broke; nothing of the hook has run, so the build may be tried again.
+    #[error("{0}")]
+    Transient(String),
+    /// The engine's disk is full. Unless somebody makes room, the build ends with an error of these
+    /// words.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The build image is not on the engine: the caller pulls it and calls again.
+    #[error("the build image is not on the engine")]
+    NoImage,
+    /// The tarball broke off on its way: the caller may try again.
+    #[error("the download of the tarball broke off")]
+    SourceBroke,
+    /// The lease was lost, or the worker stops: no outcome is this worker's to tell.
+    #[error("stopped: {0:?}")]
+    Stopped(StopReason),
+}
+
+impl From<EngineError> for Obstacle {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Gone(_) | EngineError::Failed(_) => Self::Transient(error.to_string()),
+            // Somebody else has removed or made something in between, such as a `docker prune`.
+            EngineError::NotFound(_) | EngineError::Conflict(_) => {
+                Self::Transient(error.to_string())
+            }
+            EngineError::NoSpace(_) => Self::DiskFull(error.to_string()),
+            _ => Self::Final(BuildError::Engine(error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_may_do_it_later_is_asked_again() {
+        let why = || "because".to_owned();
+        for (error, again) in [
+            (EngineError::Gone(why()), true),
+            (EngineError::Failed(why()), true),
+            (EngineError::Refused(why()), false),
+            (EngineError::NotFound(why()), true),
+            (EngineError::Conflict(why()), true),
+        ] {
+            let obstacle = Obstacle::from(error);
+            assert_eq!(
+                matches!(obstacle, Obstacle::Transient(_)),
+                again,
+                "{obstacle}"
+            );
+        }
+    }
+}
