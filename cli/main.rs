@@ -2,7 +2,6 @@
 
 mod command;
 mod health;
-mod pages;
 mod queue;
 mod reconcile;
 mod serve;

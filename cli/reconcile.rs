@@ -1,5 +1,5 @@
 //! Pushes that the webhook has missed are looked for once, or beside a service for as long as it runs.
-//! The worker's records know which were built.
+//! The ledger knows which were built.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use handler::reconcile::{Findings, Reconciler};
 use shared::build::{BuildId, BuildRequest};
-use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig};
+use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig, StoreConfig};
+use shared::ledger::Ledger;
 use shared::process::telemetry;
 use shared::queue::Queue;
 use tokio::time::sleep;
 use worker::Worker;
-use worker::record::Records;
 
 use crate::queue;
 
@@ -32,10 +32,10 @@ pub(crate) async fn once(env: &Env) -> anyhow::Result<()> {
     let queue = queue::open(&queue).await?;
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("DATA_DIR: {}", config.data_dir.display()))?;
-    let records = Records::open(&config.data_dir)?;
+    let ledger = Ledger::open(&config.data_dir, StoreConfig::load(env)?.as_ref()).await?;
     let mut lookout = Lookout {
         reconciler: Reconciler::new(&config, queue)?,
-        records,
+        ledger,
     };
     tell(&lookout.look().await)
 }
@@ -54,7 +54,7 @@ pub(crate) async fn beside<T>(service: impl Future<Output = T>, lookout: Option<
 /// Looks for missed pushes, and knows which builds were begun.
 pub(crate) struct Lookout {
     reconciler: Reconciler,
-    records: Records,
+    ledger: Ledger,
 }
 
 impl Lookout {
@@ -70,7 +70,7 @@ impl Lookout {
         let lookout = |config| {
             Ok(Self {
                 reconciler: Reconciler::new(&config, queue.clone())?,
-                records: worker.records(),
+                ledger: worker.ledger(),
             })
         };
         config.map(lookout).transpose()
@@ -92,7 +92,7 @@ impl Lookout {
     }
 
     async fn look(&mut self) -> Findings {
-        let known = async |build| Ok(self.records.find(build).await?.is_some());
+        let known = async |build| Ok(self.ledger.is_known(build).await?);
         self.reconciler.look(known).await
     }
 }

@@ -2,14 +2,15 @@
 
 use handler::server::Server;
 use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, ReconcileConfig, WorkerConfig};
+use shared::ledger::Reserve;
 use shared::process::shutdown::Shutdown;
 use shared::process::telemetry;
 use tokio_util::sync::CancellationToken;
+use web::Pages;
 use worker::Worker;
-use worker::disk::Reserve;
 
+use crate::queue;
 use crate::reconcile::{self, Lookout};
-use crate::{pages, queue};
 
 /// Runs until a signal ends it.
 ///
@@ -29,11 +30,15 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     // The queue first: its lock tells a second service with the same data at once.
     let queue = queue::open(&queue).await?;
     let data_dir = worker.data_dir.clone();
-    let worker = Worker::new(worker).await?;
+    let worker = Worker::new(worker, web::mail::html).await?;
     let lookout = Lookout::for_worker(reconcile, &worker, &queue)?;
     let server = Server::bind(&handler.listen).await?;
-    let router = handler::webhook::router(&handler.webhook, queue.clone())
-        .merge(pages::router(&worker, &data_dir));
+    let router =
+        handler::webhook::router(&handler.webhook, queue.clone()).merge(web::router(Pages {
+            ledger: worker.ledger(),
+            site: worker.links().site,
+            data_dir,
+        }));
 
     // Pushes are taken while the worker waits for its engine, and until its last build is done:
     // the next start builds what it does not.

@@ -12,7 +12,7 @@ use crate::reconcile::{self, Lookout};
 pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     // Of several workers one is enough.
     let reconcile = ReconcileConfig::load_if_wanted(env, false)?;
-    let service = Service::open(env).await?;
+    let service = Service::open(env, web::mail::html).await?;
     let lookout = Lookout::for_worker(reconcile, &service.worker, &service.queue)?;
     reconcile::beside(service.run(), lookout).await
 }

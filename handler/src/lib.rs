@@ -6,8 +6,8 @@
 //! [`server`] carries it over HTTP and HTTPS, `lambda` over the events of AWS Lambda, and
 //! `service` is a process of its own that does the one or the other.
 //!
-//! `reconcile` goes a part of that way for pushes that never came in; `scheduled` is a process of its
-//! own that does so from time to time, where no service does.
+//! `reconcile` goes a part of that way for pushes that never came in; `lambda` does so from time to time
+//! as well, where no service does.
 
 pub mod limits;
 mod body;
@@ -17,13 +17,11 @@ mod forge;
 mod decide;
 pub mod webhook;
 pub mod server;
-#[cfg(feature = "standalone")]
-mod lambda;
-#[cfg(feature = "standalone")]
-pub mod service;
 #[cfg(feature = "reconcile")]
 pub mod reconcile;
-#[cfg(feature = "scheduled")]
-pub mod scheduled;
+#[cfg(any(feature = "standalone", feature = "scheduled"))]
+pub mod lambda;
+#[cfg(feature = "standalone")]
+pub mod service;
 #[cfg(any(feature = "standalone", feature = "scheduled"))]
 pub mod usage;

@@ -22,7 +22,7 @@ pub async fn run(env: &Env) -> anyhow::Result<()> {
     let queue = Queue::open(&queue).await?;
     let router = webhook::router(&config.webhook, queue.clone());
     if env.is_of_lambda() {
-        return lambda::serve(router, &queue).await;
+        return lambda::webhook::serve(router, &queue).await;
     }
     let shutdown = Shutdown::on_signals()?;
     let server = Server::bind(&config.listen).await?;

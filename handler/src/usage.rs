@@ -55,6 +55,7 @@ pub const RECONCILE: Program = Program {
         "GITHUB_API_URL",
         "PUBLIC_URL",
         "QUEUE_URL",
+        "STORE_URL",
         "LOG_LEVEL",
         "LOG_FORMAT",
         "SSL_CERT_FILE",

@@ -4,7 +4,7 @@ use futures_util::future::try_join_all;
 use shared::build::BuildId;
 
 use crate::container::{self, COMPOSE_CONTAINER_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Phase};
 
 /// Removes the container, the compose project's containers, networks, volumes and images, and the
 /// checkout. The checkout's volume goes last: while it is there, garbage collection finds the build. All
@@ -24,6 +24,24 @@ pub async fn remove(engine: &Engine, build: BuildId) -> Result<(), EngineError> 
         Err(error) => return Err(error),
     }
     remove_compose_project(engine, &build.compose_project()).await?;
+    engine.remove_volume(&container::volume_name(build)).await
+}
+
+/// Removes what was prepared for a build that has not begun. If another worker on this engine has begun
+/// it, its hook is in no danger: what was started stays, and so does a checkout that a container mounts.
+///
+/// # Errors
+/// The engine does not answer, or refuses because something is in use.
+pub async fn remove_prepared(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
+    match engine.inspect(&build.to_string()).await {
+        Ok(container) if !container::is_of(build, &container.labels) => {}
+        Ok(container) if container.phase == Phase::Created => {
+            engine.remove_idle_container(&container.id).await?;
+        }
+        Ok(_) => return Ok(()),
+        Err(EngineError::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
     engine.remove_volume(&container::volume_name(build)).await
 }
 

@@ -268,6 +268,7 @@ pub fn default_socket() -> PathBuf {
 mod tests {
     use std::time::Duration;
 
+    use shared::build::ForgeKind;
     use shared::config::RegistryLogin;
 
     use super::*;
@@ -293,6 +294,7 @@ mod tests {
 
     fn body(git_ref: Option<&str>, hook: &HookConfig) -> ContainerCreateBody {
         let request = BuildRequest {
+            forge: ForgeKind::Github,
             id: "67e55044-10b1-426f-9247-bb680e5fe0c8"
                 .parse()
                 .expect("uuid"),

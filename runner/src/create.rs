@@ -107,6 +107,9 @@ async fn adopt(engine: &Engine, spec: &Spec) -> Result<Option<Begun>, Obstacle> 
         if has_begun && !spec.hook.rerun_interrupted {
             return Err(Obstacle::Final(BuildError::EngineKilled));
         }
+        if spec.may_have_begun && !spec.hook.rerun_interrupted {
+            return Err(Obstacle::NotBegun);
+        }
         // By id and only while it does not run: another worker may start it in this moment.
         engine.remove_idle_container(&found.id).await?;
         return Ok(None);

@@ -20,6 +20,14 @@ pub enum Obstacle {
     /// The build image is not on the engine: the caller pulls it and calls again.
     #[error("the build image is not on the engine")]
     NoImage,
+    /// The hook was to start before, and the engine has proof that it has not begun: the caller records
+    /// that and calls again.
+    #[error("the hook has not begun")]
+    NotBegun,
+    /// The engine failed to start the hook, and has proof that it has not begun: the caller records that,
+    /// and may try again.
+    #[error("{0}")]
+    NotStarted(String),
     /// The tarball broke off on its way: the caller may try again.
     #[error("the download of the tarball broke off")]
     SourceBroke,

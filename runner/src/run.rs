@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use shared::build::{BuildError, Outcome, StopReason};
 
-use crate::container::Spec;
+use crate::container::{Spec, begin_mark};
 use crate::create::{Begun, Container, create};
-use crate::engine::{Engine, Output};
+use crate::engine::{Engine, EngineError, Output, Phase};
 use crate::follow::follow;
 use crate::log::{Log, Sink};
 use crate::obstacle::Obstacle;
@@ -77,12 +77,27 @@ async fn start(
             "failed to remove the log of an earlier run: {error}"
         ))
     })?;
-    engine.start(&id).await?;
+    if let Err(error) = engine.start(&id).await {
+        let is_gone = matches!(error, EngineError::NotFound(_));
+        let not_begun = is_gone || removed_unbegun(engine, &id).await;
+        return Err(match error.into() {
+            Obstacle::Transient(why) if not_begun => Obstacle::NotStarted(why),
+            obstacle => obstacle,
+        });
+    }
     Ok(Begun {
         id,
         at: SystemTime::now(),
         output: Some(output),
     })
+}
+
+/// Removes a container whose hook has not begun. True if that worked: a start that comes late finds nothing.
+async fn removed_unbegun(engine: &Engine, id: &str) -> bool {
+    let unmarked = engine.exists(id, &begin_mark()).await;
+    let found = engine.inspect(id).await;
+    let is_created = found.is_ok_and(|found| found.phase == Phase::Created);
+    is_created && matches!(unmarked, Ok(false)) && engine.remove_idle_container(id).await.is_ok()
 }
 
 /// Decides the end of a build that may have been stopped: the hook's own end counts, and else the

@@ -20,7 +20,7 @@ use compose_ci_runner::engine::Phase;
 use compose_ci_runner::{Engine, Obstacle, Secrets, Sink, Source, Spec, Stop, cleanup, run};
 use futures_util::{FutureExt, StreamExt, stream};
 use harness::{AtEnd, SmallDisk, Tarball, docker, run_to_end};
-use shared::build::{BuildError, BuildId, BuildRequest, CommitSha, Outcome, StopReason};
+use shared::build::{BuildError, BuildId, BuildRequest, CommitSha, ForgeKind, Outcome, StopReason};
 use shared::config::{EngineConfig, HookConfig};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -150,6 +150,7 @@ impl Build {
 
 fn spec(id: BuildId, hook: &str) -> Spec {
     let request = BuildRequest {
+        forge: ForgeKind::Github,
         id,
         repo: "octo/hello".parse().expect("a repository"),
         revision: COMMIT.parse().expect("a revision"),

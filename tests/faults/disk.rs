@@ -8,6 +8,7 @@ use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
 use crate::row::Seen;
 use crate::world::{Bench, Build, DEADLINE, World, log};
+use shared::build::BuildError;
 
 /// Which disk, of what, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +61,10 @@ pub(crate) async fn full(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
     service.stop(DEADLINE).await;
     let (mut tally, mut after) = (Tally::default(), Tally::default());
     for ((build, log), case) in met.iter().zip(&cases) {
-        tally.judge(&world, &bench.hooks, build, log, case.bar());
+        tally.judge(&world, &bench.hooks, &service, (build, log), case.bar());
     }
     for (build, log) in &next {
-        after.judge(&world, &bench.hooks, build, log, Bar::RESULT);
+        after.judge(&world, &bench.hooks, &service, (build, log), Bar::RESULT);
     }
     let mut seen = Seen::of(met.len(), cases.len(), "full disks", after);
     seen.saw = format!("{}; with room again {}", tally.summary(), seen.saw);
@@ -83,8 +84,8 @@ impl Full {
         match self {
             // The engine is on a machine of its own, whose disk the service cannot see, and this
             // hook needs nothing of it any more.
-            Self::EngineDuring => Bar::RESULT.or_error("disk full"),
-            _ => Bar::error("disk full"),
+            Self::EngineDuring => Bar::RESULT.or_error(is_disk_full),
+            _ => Bar::error(is_disk_full),
         }
     }
 
@@ -130,4 +131,8 @@ impl Full {
             _ => disk.free(),
         }
     }
+}
+
+fn is_disk_full(error: &BuildError) -> bool {
+    matches!(error, BuildError::DiskFull(_))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use harness::PrivateEngine;
+use shared::build::BuildError;
 use tokio::time::sleep;
 
 use crate::hooks::Mark;
@@ -66,7 +67,7 @@ pub(crate) async fn away(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> S
     }
     for (build, signal) in builds.iter().zip(&signals) {
         let log = log(&service, &build.id);
-        tally.judge(&world, &bench.hooks, build, &log, signal.bar());
+        tally.judge(&world, &bench.hooks, &service, (build, &log), signal.bar());
     }
     let count = |kind| {
         signals[..builds.len()]
@@ -89,7 +90,7 @@ impl Signal {
     fn bar(self) -> Bar {
         match self {
             Self::Stop => Bar::RESULT,
-            Self::Term | Self::Kill => Bar::RESULT.or_error("").without_end_of_log(),
+            Self::Term | Self::Kill => Bar::RESULT.or_error(was_interrupted).without_end_of_log(),
         }
     }
 }
@@ -112,4 +113,12 @@ async fn come_back(engine: &mut PrivateEngine, signal: Signal, dice: &mut Rng) {
         Signal::Stop => engine.resume(),
         Signal::Term | Signal::Kill => engine.start_again().await,
     }
+}
+
+fn was_interrupted(error: &BuildError) -> bool {
+    use BuildError::{ContainerGone, EngineKilled, EngineLost, NoEndMark};
+    matches!(
+        error,
+        ContainerGone | EngineKilled | EngineLost | NoEndMark { .. }
+    )
 }

@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use uuid::Uuid;
 
-use crate::noted;
 use crate::plan::Budget;
+use crate::recorded;
 use crate::row::Seen;
 use crate::world::{Bench, World, by_sqs};
 
@@ -42,7 +42,7 @@ pub(crate) async fn killed(bench: &mut Bench, budget: &Budget, mut dice: Rng) ->
     let mut service = setup(&world, bench).start().await;
     let storm = Storm::new(budget, 10_000, PUSH_INTERVAL, 90);
     let pushed = storm.over(&mut service, &world, &mut dice).await;
-    let queued = noted::queued(&service);
+    let queued = recorded::queued(&service);
     let distinct: HashSet<_> = queued.iter().cloned().collect();
     let twice = queued.len() - distinct.len();
     let mut seen = pushed.compare(&storm, &distinct, twice);

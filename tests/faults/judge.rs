@@ -1,9 +1,11 @@
-//! How every build is judged: what its hook said, what GitHub was told and what was logged must
-//! agree.
+//! How every build is judged: its recorded outcome, the words of its hook, its commit statuses and its
+//! log must agree.
 
-use harness::{CommitState, Engine, Status};
+use harness::{CommitState, Engine, OneBox, Status};
+use shared::build::{BuildError, Outcome};
 
 use crate::hooks::{Hooks, Mark};
+use crate::recorded;
 use crate::world::{Build, DEADLINE, World};
 
 /// As much of an error as a line of the report has room for.
@@ -20,9 +22,12 @@ pub(crate) struct Bar {
 #[derive(Clone, Copy, Debug)]
 enum Ends {
     Result,
-    ResultOrError(&'static str),
-    Error(&'static str),
+    ResultOrError(Explains),
+    Error(Explains),
 }
+
+/// Whether a fault explains an error.
+type Explains = fn(&BuildError) -> bool;
 
 impl Bar {
     /// In its hook's own result, which is told once, and with its whole log.
@@ -32,16 +37,16 @@ impl Bar {
         may_be_told_again: false,
     };
 
-    /// Or in an error that holds these words, and is true.
-    pub(crate) const fn or_error(mut self, words: &'static str) -> Self {
-        self.ends = Ends::ResultOrError(words);
+    /// Or in an error that its fault explains, and that is true.
+    pub(crate) const fn or_error(mut self, explains: Explains) -> Self {
+        self.ends = Ends::ResultOrError(explains);
         self
     }
 
-    /// In an error that holds these words, and nothing else.
-    pub(crate) const fn error(words: &'static str) -> Self {
+    /// In an error that its fault explains, and nothing else.
+    pub(crate) const fn error(explains: Explains) -> Self {
         let mut bar = Self::RESULT;
-        bar.ends = Ends::Error(words);
+        bar.ends = Ends::Error(explains);
         bar
     }
 
@@ -61,13 +66,15 @@ impl Bar {
     fn is_missed_by(self, told: &Told) -> Option<String> {
         match (self.ends, told) {
             (Ends::Result | Ends::ResultOrError(_), Told::Result) => None,
-            (Ends::Error(words) | Ends::ResultOrError(words), Told::Error(reason))
-                if reason.contains(words) =>
+            (Ends::Error(explains) | Ends::ResultOrError(explains), Told::Error(error))
+                if explains(error) =>
             {
                 None
             }
             (_, Told::Result) => Some("was told a result in spite of its fault".to_owned()),
-            (_, Told::Error(_)) => Some("was told an error that its fault does not explain".into()),
+            (_, Told::Error(error)) => Some(format!(
+                "was told an error that its fault does not explain: {error:?}"
+            )),
         }
     }
 }
@@ -97,18 +104,19 @@ impl Tally {
         self.problems.push(problem.into());
     }
 
-    /// Judges a build that everybody is done with, and of which this is the stored log.
+    /// Judges a build that has come to its end at this service, with the log that was stored.
     pub(crate) fn judge(
         &mut self,
         world: &World,
         hooks: &Hooks,
-        build: &Build,
-        log: &str,
+        service: &OneBox,
+        (build, log): (&Build, &str),
         bar: Bar,
     ) {
         let sha = &build.commit.sha;
         let evidence = Evidence {
             exit_code: build.commit.exit_code,
+            outcome: recorded::outcome(service, &build.id),
             statuses: world.github.statuses(sha),
             began: hooks.count(sha, Mark::Began),
             ended: hooks.count(sha, Mark::Ended),
@@ -126,13 +134,25 @@ impl Tally {
                 self.told += 1;
                 self.cut += usize::from(evidence.log != Hooks::whole_log());
             }
-            Ok(Told::Error(reason)) => self.errors.push(reason),
+            Ok(Told::Error(error)) => self.errors.push(error.to_string()),
             Err(problem) => {
                 let states = states(&evidence.statuses);
                 self.problem(format!("{} {problem}; told: {states}", build.id));
             }
         }
         self.repeated += usize::from(evidence.finals().len() > 1);
+    }
+
+    /// Counts a build that came to its own end.
+    pub(crate) fn passed_own_result(&mut self) {
+        self.judged += 1;
+        self.told += 1;
+    }
+
+    /// Counts a build that ended in an error which its fault explains.
+    pub(crate) fn ended_in(&mut self, error: &BuildError) {
+        self.judged += 1;
+        self.errors.push(error.to_string());
     }
 
     /// Waits until the engine holds nothing of these builds.
@@ -185,12 +205,13 @@ impl Tally {
 /// What was told of a build.
 enum Told {
     Result,
-    Error(String),
+    Error(BuildError),
 }
 
 /// What is known of a build from outside.
 struct Evidence<'a> {
     exit_code: u8,
+    outcome: Option<Outcome>,
     statuses: Vec<Status>,
     began: usize,
     ended: usize,
@@ -215,18 +236,28 @@ impl Evidence<'_> {
         if finals.len() > 1 && !bar.may_be_told_again {
             return Err(format!("was told {} times", finals.len()));
         }
-        let is_true = match end.state {
-            CommitState::Success => self.exit_code == 0 && self.ended == 1,
-            CommitState::Failure => self.exit_code != 0 && self.ended == 1,
-            CommitState::Error if self.began > 0 && words(end).contains("gave up") => {
+        let Some(outcome) = &self.outcome else {
+            return Err("has no recorded outcome".to_owned());
+        };
+        if state_of(outcome) != end.state {
+            return Err(format!("was recorded as {outcome:?}"));
+        }
+        let is_true = match outcome {
+            Outcome::Passed => self.exit_code == 0 && self.ended == 1,
+            Outcome::Failed { exit_code } => {
+                *exit_code == i64::from(self.exit_code) && self.ended == 1
+            }
+            Outcome::Error(BuildError::GaveUp { .. }) if self.began > 0 => {
                 return Err("was given up although its hook began".to_owned());
             }
-            CommitState::Error if self.has_part_of_log() => return Ok(Told::Error(words(end))),
-            CommitState::Error => {
+            Outcome::Error(error) if self.has_part_of_log() => {
+                return Ok(Told::Error(error.clone()));
+            }
+            Outcome::Error(_) => {
                 let last = self.log.lines().last();
                 return Err(format!("has a log that ends in {last:?}"));
             }
-            CommitState::Pending => false,
+            _ => false,
         };
         match is_true {
             false => Err("was told a false result".to_owned()),
@@ -260,6 +291,19 @@ impl Evidence<'_> {
             .take_while(|(logged, written)| logged == written)
             .count();
         whole[same..].contains(&log[same..])
+    }
+}
+
+/// The state that a commit gets whose build ended so.
+fn state_of(outcome: &Outcome) -> CommitState {
+    match outcome {
+        Outcome::Passed => CommitState::Success,
+        Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::OutOfMemory { .. } => {
+            CommitState::Failure
+        }
+        Outcome::Cancelled { .. } | Outcome::Superseded { .. } | Outcome::Error(_) => {
+            CommitState::Error
+        }
     }
 }
 

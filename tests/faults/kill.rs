@@ -7,15 +7,16 @@ use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use fastrand::Rng;
 use futures_util::future::join_all;
 use harness::{Engine, OneBox, SinkOptions, SmtpSink};
+use shared::build::BuildError;
 use tokio::join;
 use tokio::time::sleep;
 
 use crate::compose;
 use crate::hooks::{Hooks, Mark};
 use crate::judge::{Bar, Tally};
-use crate::noted::Untold;
 use crate::plan::Budget;
 use crate::points::{EngineEvents, POINTS, Point, View};
+use crate::recorded::Untold;
 use crate::row::Seen;
 use crate::world::{Bench, Build, DEADLINE, World, by_mail, has_mail_of, log, mails_of};
 
@@ -156,7 +157,13 @@ impl<'a> Lane<'a> {
         for build in &self.builds {
             let bar = Bar::RESULT.or_told_again(self.untold.has_result_of(build));
             let log = log(&self.service, &build.id);
-            tally.judge(&self.world, &self.bench.hooks, build, &log, bar);
+            tally.judge(
+                &self.world,
+                &self.bench.hooks,
+                &self.service,
+                (build, &log),
+                bar,
+            );
             let mails = mails_of(sink, build);
             if mails > 1 + usize::from(self.untold.has_mail_of(build)) {
                 tally.problem(format!("{} has {mails} mails", build.id));
@@ -220,13 +227,13 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
     let mut tally = Tally::default();
     for build in &builds {
         let bar = match lost.contains(&build.id) {
-            true => Bar::RESULT.or_error(""),
+            true => Bar::RESULT.or_error(lost_its_container),
             // Whose worker was killed three times before the hook began.
-            false => Bar::RESULT.or_error("gave up"),
+            false => Bar::RESULT.or_error(was_given_up),
         };
         let bar = bar.or_told_again(untold.has_result_of(build));
         let log = log(&service, &build.id);
-        tally.judge(&world, &bench.hooks, build, &log, bar);
+        tally.judge(&world, &bench.hooks, &service, (build, &log), bar);
     }
     let did = format!("kills at random, {} containers lost meanwhile", lost.len());
     Seen::of(kills, planned, did, tally)
@@ -249,4 +256,13 @@ async fn lose_a_container(world: &World, engine: &Engine, builds: &[Build]) -> O
 /// Two of three hooks pass.
 fn exit_code(dice: &mut Rng) -> u8 {
     if dice.u8(..3) == 0 { 3 } else { 0 }
+}
+
+fn lost_its_container(error: &BuildError) -> bool {
+    use BuildError::{ContainerGone, ContainerRemoved, GaveUp};
+    matches!(error, ContainerGone | ContainerRemoved | GaveUp { .. })
+}
+
+fn was_given_up(error: &BuildError) -> bool {
+    matches!(error, BuildError::GaveUp { .. })
 }

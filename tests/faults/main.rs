@@ -13,7 +13,7 @@ mod hooks;
 mod world;
 mod judge;
 mod row;
-mod noted;
+mod recorded;
 mod points;
 mod compose;
 mod kill;
@@ -26,6 +26,7 @@ mod power;
 mod disk;
 mod poison;
 mod many;
+mod hosts;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -37,7 +38,7 @@ use crate::plan::{Budget, Plan};
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 14] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(360),
@@ -102,6 +103,11 @@ const ROWS: [Row; 13] = [
         name: "many",
         long: Duration::from_secs(800),
         run: |bench, budget, dice| many::builds(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "hosts",
+        long: Duration::from_secs(600),
+        run: |bench, budget, dice| hosts::several(bench, budget, dice).boxed_local(),
     },
 ];
 

@@ -50,7 +50,7 @@ pub(crate) async fn pushes(bench: &mut Bench, budget: &Budget, _dice: Rng) -> Se
     let mut tally = Tally::default();
     for build in &builds {
         let log = log(&service, &build.id);
-        tally.judge(&world, &bench.hooks, build, &log, Bar::RESULT);
+        tally.judge(&world, &bench.hooks, &service, (build, &log), Bar::RESULT);
     }
     let delivered = builds.len() - missed;
     let did = format!("pushes missed in {OUTAGES} outages, {delivered} delivered between them");

@@ -153,7 +153,7 @@ impl Cell {
         service.stop(DEADLINE).await;
         let mut tally = Tally::default();
         let log = log(&service, &build.id);
-        tally.judge(&world, &bench.hooks, &build, &log, self.bar());
+        tally.judge(&world, &bench.hooks, &service, (&build, &log), self.bar());
         let mails = mails_of(&servers.sink, &build);
         if !has_mail || mails > self.mails_max() {
             tally.problem(format!("{} has {mails} mails", build.id));

@@ -76,10 +76,10 @@ pub(crate) const POINTS: [(&str, Point); 24] = {
         ("unpacked", Engine("container extract-to-dir")),
         ("attached", Engine("container attach")),
         (
-            "start noted",
+            "start recorded",
             Row(
                 BUILDS,
-                "SELECT 1 FROM builds WHERE id = ?1 AND hook_started_ms > 0",
+                "SELECT 1 FROM builds WHERE id = ?1 AND started_ms > 0",
             ),
         ),
         ("started", Engine("container start")),
@@ -92,14 +92,14 @@ pub(crate) const POINTS: [(&str, Point); 24] = {
             "end stored",
             Row(
                 BUILDS,
-                "SELECT 1 FROM builds WHERE id = ?1 AND finished_ms > 0",
+                "SELECT 1 FROM builds WHERE id = ?1 AND ended_ms > 0",
             ),
         ),
         ("final sent", Point::Asked(Asked::Statuses(2))),
         ("final stored", Stored(2)),
         ("mail arrived", Mailed),
         (
-            "settled",
+            "acknowledged",
             Row(
                 QUEUE,
                 "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM message WHERE build = ?1)",

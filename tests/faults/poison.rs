@@ -78,7 +78,7 @@ async fn poison(bench: &Bench, budget: &Budget, mut dice: Rng, place: Place<'_>)
     tally.problems.extend(too_often(&receives, &service));
     for build in &builds {
         let log = log(&service, &build.id);
-        tally.judge(&world, &bench.hooks, build, &log, Bar::RESULT);
+        tally.judge(&world, &bench.hooks, &service, (build, &log), Bar::RESULT);
     }
     let did = format!("poison messages among {good} good");
     let mut seen = Seen::of(receives.len(), bad, did, tally);
@@ -97,7 +97,7 @@ fn too_often(receives: &[u32], service: &OneBox) -> Option<String> {
 
 /// How often the service says that it received a message which it cannot read.
 fn received_from_queue(service: &OneBox) -> usize {
-    let is_it = |line: &&str| line.contains("cannot read a message") && line.contains("Queue");
+    let is_it = |line: &&str| line.contains("failed to read a message") && line.contains("Queue");
     service.log().lines().filter(is_it).count()
 }
 

@@ -5,8 +5,8 @@ use harness::{OneBox, SmallDisk};
 
 use crate::hooks::{Hooks, Mark};
 use crate::judge::{Bar, Tally};
-use crate::noted::{Untold, builds};
 use crate::plan::Budget;
+use crate::recorded::{Untold, builds};
 use crate::row::Seen;
 use crate::world::{Bench, Build, DEADLINE, World, log};
 
@@ -60,7 +60,7 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
     for build in &survivors {
         let log = log(&service, &build.id);
         let bar = Bar::RESULT.or_told_again(untold.has_result_of(build));
-        tally.judge(&world, &bench.hooks, build, &log, bar);
+        tally.judge(&world, &bench.hooks, &service, (build, &log), bar);
     }
     Seen::of(cuts, deeds.len(), "power cuts", tally)
 }
@@ -82,11 +82,8 @@ impl Deed {
     fn is_known_to(self, service: &OneBox, build: &Build) -> bool {
         let (database, statement) = match self {
             Self::Accepted => ("queue.db", "SELECT build FROM message"),
-            Self::HookBegan => (
-                "builds.db",
-                "SELECT id FROM builds WHERE hook_started_ms > 0",
-            ),
-            Self::Told => ("builds.db", "SELECT id FROM builds WHERE finished_ms > 0"),
+            Self::HookBegan => ("builds.db", "SELECT id FROM builds WHERE started_ms > 0"),
+            Self::Told => ("builds.db", "SELECT id FROM builds WHERE ended_ms > 0"),
         };
         builds(service, database, statement).contains(&build.id)
     }

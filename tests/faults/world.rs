@@ -228,3 +228,8 @@ pub(crate) fn by_sqs(setup: Setup, queues: &Queues, endpoint_url: &str) -> Setup
         .env("AWS_ACCESS_KEY_ID", "an-id")
         .env("AWS_SECRET_ACCESS_KEY", "a-secret")
 }
+
+/// The service with its queue at this SQS, and its claims in this bucket.
+pub(crate) fn by_store(setup: Setup, queues: &Queues, endpoint_url: &str, bucket: &str) -> Setup {
+    by_sqs(setup, queues, endpoint_url).env("STORE_URL", format!("s3://{bucket}"))
+}

@@ -15,7 +15,7 @@ struct Crate {
     steps: &'static [&'static str],
 }
 
-const CRATES: [Crate; 4] = [
+const CRATES: [Crate; 5] = [
     Crate {
         name: "shared",
         orchestrators: &[],
@@ -27,9 +27,14 @@ const CRATES: [Crate; 4] = [
         steps: &["body", "verify", "event", "forge", "decide"],
     },
     Crate {
+        name: "runner",
+        orchestrators: &["run"],
+        steps: &["create", "source", "follow"],
+    },
+    Crate {
         name: "worker",
-        orchestrators: &["housekeeping", "build", "job", "poll"],
-        steps: &["checkout", "report", "cleanup", "images", "retention"],
+        orchestrators: &["job"],
+        steps: &["surroundings", "housekeeping", "supersede", "notify"],
     },
     Crate {
         name: "web",
@@ -39,7 +44,7 @@ const CRATES: [Crate; 4] = [
 ];
 
 /// The crates whose source folders have at most [`FOLDER_MAX_NAMES`] names each.
-const TIDY: [&str; 3] = ["shared", "handler", "web"];
+const TIDY: [&str; 5] = ["shared", "handler", "runner", "worker", "web"];
 const FOLDER_MAX_NAMES: usize = 12;
 
 #[test]

@@ -101,6 +101,7 @@ impl<'a> Deployed<'a> {
             .without("WEBHOOK_SECRET")
             .env("QUEUE_URL", &self.outputs["QueueUrl"])
             .env("DLQ_URL", &self.outputs["DeadLetterQueueUrl"])
+            .env("STORE_URL", &self.outputs["StoreUrl"])
             .env("SES_FROM", "ci@example.org")
             .env("SES_TO", "team@example.org")
             .env("AWS_ENDPOINT_URL", self.aws.endpoint_url())
@@ -347,10 +348,16 @@ async fn a_second_deploy_changes_nothing_and_destroy_leaves_nothing() {
     assert_eq!(again.matches("No changes to deploy").count(), 2, "{again}");
     assert_eq!(aws.resources().await, made);
 
-    // Destroy must not stumble over the key that a worker elsewhere uses.
-    let user = stack.outputs().await["WorkerUser"].clone();
-    let key = ["iam", "create-access-key", "--user-name", &user];
+    // Destroy must not stumble over the key that a worker elsewhere uses, or over what it stored.
+    let outputs = stack.outputs().await;
+    let user = &outputs["WorkerUser"];
+    let key = ["iam", "create-access-key", "--user-name", user];
     stack.cli(&key).await;
+    let bucket = bucket_of(&outputs);
+    let object = ["s3api", "put-object", "--key", "builds/a-build"];
+    stack
+        .cli(&[&object[..], &["--bucket", bucket]].concat())
+        .await;
     stack.destroy().await;
     assert_eq!(aws.resources().await, before);
 }
@@ -465,20 +472,26 @@ async fn no_part_may_or_knows_more_than_it_needs() {
     assert_told_no_more_than_it_reads(&deployed).await;
     assert_access_log_lacks_query(&deployed).await;
     assert_started_by_its_schedule_alone(&deployed).await;
+    assert_store_is_private(&deployed).await;
 
+    let store = bucket_of(outputs);
     let handler = statements_of_role(stack, "team-HandlerRole", "queue-pushes").await;
     insta::assert_snapshot!(handler.join("\n"), @r"
     Allow sqs:SendMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds
     Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-handler
     ");
     let reconciler = statements_of_role(stack, "team-ReconcilerRole", "queue-missed-pushes").await;
-    insta::assert_snapshot!(reconciler.join("\n"), @r"
+    insta::assert_snapshot!(reconciler.join("\n").replace(store, "store"), @r"
     Allow sqs:SendMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds
+    Allow s3:GetObject on arn:aws:s3:::store/builds/*
+    Allow s3:ListBucket on arn:aws:s3:::store
     Allow logs:CreateLogStream logs:PutLogEvents on arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/team-reconcile
     ");
     let worker = statements_of_policy(stack, &outputs["WorkerPolicyArn"]).await;
-    insta::assert_snapshot!(worker.join("\n"), @r#"
+    insta::assert_snapshot!(worker.join("\n").replace(store, "store"), @r#"
     Allow sqs:ReceiveMessage sqs:ChangeMessageVisibility sqs:DeleteMessage on arn:aws:sqs:eu-west-1:123456789012:team-builds arn:aws:sqs:eu-west-1:123456789012:team-dead
+    Allow s3:GetObject s3:PutObject s3:DeleteObject on arn:aws:s3:::store/builds/* arn:aws:s3:::store/probe/*
+    Allow s3:ListBucket on arn:aws:s3:::store
     Allow ses:SendRawEmail on * if {"StringEquals":{"ses:FromAddress":"ci@example.org"}}
     "#);
     for url in [&outputs["QueueUrl"], &outputs["DeadLetterQueueUrl"]] {
@@ -508,10 +521,11 @@ async fn assert_told_no_more_than_it_reads(deployed: &Deployed<'_>) {
     );
     assert_eq!(
         names("ReconcileFunction").await,
-        "BRANCHES GITHUB_API_URL GITHUB_REPO GITHUB_TOKEN LOG_FORMAT QUEUE_URL STATUS_CONTEXT WEBHOOK_URL"
+        "BRANCHES GITHUB_API_URL GITHUB_REPO GITHUB_TOKEN LOG_FORMAT QUEUE_URL STATUS_CONTEXT STORE_URL WEBHOOK_URL"
     );
     let reconciler = deployed.variables_of("ReconcileFunction").await;
     assert_eq!(reconciler["WEBHOOK_URL"], deployed.outputs["WebhookUrl"]);
+    assert_eq!(reconciler["STORE_URL"], deployed.outputs["StoreUrl"]);
 }
 
 /// Nobody but the schedule starts the function that has the token.
@@ -542,6 +556,43 @@ async fn assert_started_by_its_schedule_alone(deployed: &Deployed<'_>) {
         statement["Condition"]["ArnLike"]["AWS:SourceArn"],
         rule["Arn"]
     );
+}
+
+/// The bucket of the store.
+fn bucket_of(outputs: &BTreeMap<String, String>) -> &str {
+    let bucket = outputs["StoreUrl"].strip_prefix("s3://");
+    bucket.expect("a bucket's URL")
+}
+
+/// What is in the store is encrypted, expires, and is nobody's business.
+async fn assert_store_is_private(deployed: &Deployed<'_>) {
+    let bucket = bucket_of(&deployed.outputs);
+    let asked = async |what| {
+        let asked = ["s3api", what, "--bucket", bucket];
+        deployed.stack.cli(&asked).await
+    };
+    let blocked = asked("get-public-access-block").await;
+    let blocked = blocked["PublicAccessBlockConfiguration"].as_object();
+    let blocked = blocked.expect("settings");
+    assert!(blocked.len() == 4 && blocked.values().all(|is| *is == true));
+    let encryption = asked("get-bucket-encryption").await;
+    let rule = &encryption["ServerSideEncryptionConfiguration"]["Rules"][0];
+    let by_default = &rule["ApplyServerSideEncryptionByDefault"];
+    assert_eq!(by_default["SSEAlgorithm"], "AES256");
+    assert_eq!(asked("get-bucket-versioning").await["Status"], Value::Null);
+
+    let policy = asked("get-bucket-policy").await;
+    let policy = policy["Policy"].as_str().expect("a policy");
+    let policy = statements(&serde_json::from_str(policy).expect("JSON"));
+    insta::assert_snapshot!(policy.join("\n").replace(bucket, "store"), @r#"Deny s3:* on arn:aws:s3:::store arn:aws:s3:::store/* if {"Bool":{"aws:SecureTransport":"false"}}"#);
+    let lifecycle = asked("get-bucket-lifecycle-configuration").await;
+    let rules = lifecycle["Rules"].as_array().expect("rules");
+    let rules: Vec<_> = rules.iter().map(Value::to_string).collect();
+    insta::assert_snapshot!(rules.join("\n"), @r#"
+    {"Expiration":{"Days":90},"Filter":{"Prefix":"builds/"},"ID":"builds","Status":"Enabled"}
+    {"Expiration":{"Days":1},"Filter":{"Prefix":"probe/"},"ID":"probes","Status":"Enabled"}
+    {"AbortIncompleteMultipartUpload":{"DaysAfterInitiation":1},"Filter":{"Prefix":""},"ID":"uploads","Status":"Enabled"}
+    "#);
 }
 
 async fn assert_access_log_lacks_query(deployed: &Deployed<'_>) {

@@ -232,7 +232,7 @@ async fn what_cannot_be_removed_yet_is_removed_soon_afterwards() {
     fixture.github.wait_for_end(&fixture.sha, DEADLINE).await;
     service.stop(DEADLINE).await;
     service.start_again().await;
-    let told = "cannot remove what is left of a build";
+    let told = "failed to remove what is left of a build";
     service.wait_for_log(told, DEADLINE).await;
     docker(&["rm", "--force", &name]).await;
     fixture.assert_nothing_left(&build).await;

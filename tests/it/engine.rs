@@ -105,7 +105,9 @@ async fn a_hook_that_the_engine_fails_to_start_is_given_up_and_not_told_as_begun
     let mut service = setup.env("DOCKER_HOST", proxy.docker_host()).start().await;
     proxy.let_no_container_start();
     let build = fixture.push(&service).await;
-    service.wait_for_log("cannot build now", DEADLINE).await;
+    service
+        .wait_for_log("failed to build; trying again", DEADLINE)
+        .await;
     service.kill();
     // The second attempt, and the waits before it and the third, tell nothing more.
     let queue = Connection::open(service.data_dir().join("queue.db"));

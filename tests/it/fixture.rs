@@ -9,7 +9,6 @@ use harness::{
     test_image,
 };
 use shared::build::BuildId;
-use uuid::Uuid;
 
 /// The repository of the tests.
 pub(crate) const REPO: &str = "octo/hello";
@@ -217,29 +216,16 @@ pub(crate) fn project(build: &str) -> String {
         .compose_project()
 }
 
-/// `State: description` of each status, in order, without the times that builds took and without
-/// what tells builds apart.
+/// `State: description` of each status, in order, without the times that builds took.
 pub(crate) fn told(statuses: &[Status]) -> Vec<String> {
     statuses
         .iter()
         .map(|status| {
             let description = status.description.as_deref().unwrap_or_default();
-            let description = without_names(without_times(description));
+            let description = without_times(description);
             format!("{:?}: {description}", status.state)
         })
         .collect()
-}
-
-/// The text without the id of a build at its end, and without the name of a lease.
-fn without_names(mut text: String) -> String {
-    if let Some(lease) = text.find(" (lease ") {
-        text.truncate(lease);
-    }
-    let names_build = |word: &str| Uuid::try_parse(word.trim_matches(['(', ')'])).is_ok();
-    match text.rsplit_once(' ') {
-        Some((rest, last)) if names_build(last) => rest.to_owned(),
-        _ => text,
-    }
 }
 
 /// The text with `…` for the time that a build took, which is the machine's business.

@@ -177,7 +177,7 @@ async fn a_server_that_refuses_at_first_gets_the_mail_later_and_the_status_does_
 /// The lines of the service's log about mail, without what differs from run to run.
 fn about_mail(service: &OneBox, sink: &SmtpSink, build: &str) -> Vec<String> {
     let log = service.log();
-    let lines = log.lines().filter(|line| line.contains("Mail"));
+    let lines = log.lines().filter(|line| line.contains("report=\"mail\""));
     let without_time = lines.filter_map(|line| line.split_once("Z "));
     without_time
         .map(|(_time, line)| line.trim_start().replace(build, "<id>"))
@@ -206,7 +206,7 @@ async fn a_password_that_is_refused_is_told_once_in_the_services_log_and_may_be_
     // It is tried again.
     sink.wait_for_wrong_logins(3, DEADLINE).await;
     service.stop(DEADLINE).await;
-    insta::assert_snapshot!(about_mail(&service, &sink, &built.id).join("\n"), @r#"WARN cannot report yet; trying for a day build=<id> report=Mail reason="mail server <server>: 535 5.7.8 Authentication credentials invalid""#);
+    insta::assert_snapshot!(about_mail(&service, &sink, &built.id).join("\n"), @r#"WARN failed to report; trying for a day build=<id> report="mail" reason="mail server <server>: 535 5.7.8 Authentication credentials invalid""#);
     assert!(sink.mails().is_empty());
 
     fs::write(&password, LOGIN.1).expect("written");

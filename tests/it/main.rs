@@ -6,6 +6,7 @@ mod outcomes;
 mod checkout;
 mod compose;
 mod retries;
+mod slots;
 mod mail;
 mod ses;
 mod logs;

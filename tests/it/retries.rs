@@ -102,7 +102,9 @@ async fn while_github_limits_us_the_pending_status_of_another_build_waits_and_th
     let limit = Fault::secondary_limit(3000);
     fixture.github.fail_next(Endpoint::PostStatus, 1, limit);
     open_gate(&first).await;
-    service.wait_for_log("cannot report yet", DEADLINE).await;
+    service
+        .wait_for_log("failed to report; trying for a day", DEADLINE)
+        .await;
 
     fixture.commit("another", "file");
     let second = fixture.push(&service).await;
@@ -186,7 +188,9 @@ async fn a_final_status_that_the_token_may_not_post_is_tried_again() {
 /// The lines of the service's log about reports, by their level and first words.
 fn about_reports(service: &OneBox) -> Vec<String> {
     let log = service.log();
-    let lines = log.lines().filter(|line| line.contains("report=Status"));
+    let lines = log
+        .lines()
+        .filter(|line| line.contains(r#"report="status""#));
     let without_time = lines.filter_map(|line| line.split_once("Z "));
     let without_fields = without_time.filter_map(|(_time, line)| line.split_once(" build="));
     without_fields
@@ -212,7 +216,7 @@ async fn a_token_that_was_renewed_posts_what_is_owed() {
     assert!(fixture.github.statuses(&fixture.sha).is_empty());
     service.stop(DEADLINE).await;
     let told = about_reports(&service);
-    assert_eq!(told, ["WARN cannot report yet; trying for a day"]);
+    assert_eq!(told, ["WARN failed to report; trying for a day"]);
 
     fs::write(&token, fixture.github.token()).expect("written");
     service.start_again().await;

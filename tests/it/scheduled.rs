@@ -334,6 +334,7 @@ async fn started_by_hand_it_looks_once_and_tells_by_its_exit_code_what_came_of_i
       GITHUB_API_URL  GitHub Enterprise, or a stand-in [https://api.github.com]
       PUBLIC_URL      where people reach the log pages, such as https://ci.example.org [none]
       QUEUE_URL       URL of an SQS queue; AWS_… variables and credentials as the aws CLI finds them [required]
+      STORE_URL       s3://bucket/prefix that all workers of the queue share: a hook starts once among all hosts [none]
       LOG_LEVEL       error, warn, info, debug or trace [info]
       LOG_FORMAT      text or json [text]
       SSL_CERT_FILE   bundle of root certificates for outgoing HTTPS [embedded roots]

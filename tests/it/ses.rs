@@ -95,12 +95,15 @@ async fn a_sender_that_is_not_verified_is_told_once_in_the_services_log_and_may_
     let aws = Aws::start().await;
     let mut service = by_ses(fixture.setup("true"), &aws).start().await;
     fixture.build(&service).await.assert_passed();
-    service.wait_for_log("cannot report yet", DEADLINE).await;
+    service
+        .wait_for_log("failed to report; trying for a day", DEADLINE)
+        .await;
     aws.verify_email("example.org").await;
     only_mail(&aws).await;
     service.stop(DEADLINE).await;
     let log = service.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("Mail")).collect();
+    let about_mail = |line: &&str| line.contains("report=\"mail\"");
+    let lines: Vec<_> = log.lines().filter(about_mail).collect();
     let [line] = lines[..] else {
         panic!("{lines:?}")
     };

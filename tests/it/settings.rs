@@ -251,6 +251,7 @@ async fn help_lists_every_variable() {
         DATA_DIR           queue, build records, logs [/var/lib/compose-ci]
         QUEUE_URL          URL of an SQS queue; AWS_… variables and credentials as the aws CLI finds them [a queue in DATA_DIR]
         DLQ_URL            URL of that queue's dead-letter queue [by its redrive policy]
+        STORE_URL          s3://bucket/prefix that all workers of the queue share: a hook starts once among all hosts [none]
         LOG_LEVEL          error, warn, info, debug or trace [info]
         LOG_FORMAT         text or json [text]
         SSL_CERT_FILE      bundle of root certificates for outgoing HTTPS [embedded roots]

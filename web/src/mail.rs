@@ -81,7 +81,7 @@ fn log(tail: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shared::build::samples::ended;
+    use shared::build::samples::{ended, github_site};
     use shared::build::{BuildError, Outcome};
     use shared::words::LogRest;
 
@@ -99,7 +99,7 @@ mod tests {
         let mut build = ended(Outcome::Failed { exit_code: 3 }, 12);
         build.status_problem = Some("GitHub answered 403\nto the commit status".to_owned());
         let context = MailContext {
-            web_url: Some("https://github.com"),
+            site: Some(&github_site()),
             page_url: Some("https://ci.example.org/builds/5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d"),
             container_kept: true,
         };
@@ -134,7 +134,7 @@ mod tests {
         build.request.git_ref = Some("refs/heads/\"><script>".parse().expect("git allows it"));
         build.status_problem = Some("<b>".to_owned());
         let context = MailContext {
-            web_url: Some("https://github.com"),
+            site: Some(&github_site()),
             page_url: Some("https://ci.example.org/?\"onclick=\""),
             container_kept: false,
         };
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn the_html_loads_nothing_from_elsewhere() {
         let context = MailContext {
-            web_url: Some("https://github.com"),
+            site: Some(&github_site()),
             ..MailContext::default()
         };
         let build = ended(Outcome::Passed, 1);

@@ -8,7 +8,7 @@ use ansi_to_html::Esc;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest, Sha256};
-use shared::build::{Build, CommitState};
+use shared::build::{Build, CommitState, Site};
 use shared::words::terminal::PlainText;
 use shared::words::{self, Fact};
 
@@ -46,8 +46,8 @@ impl LogEscaper {
 
 /// Returns the page up to the log. While the build runs here, the page loads itself again.
 ///
-/// `web_url` is where people see the repository, such as `https://github.com`.
-pub(crate) fn head(build: &Build, web_url: Option<&str>) -> String {
+/// `site` is where people see the repository.
+pub(crate) fn head(build: &Build, site: Option<&Site>) -> String {
     let state = build.commit_state();
     let refresh = match state {
         CommitState::Pending if !build.is_elsewhere => {
@@ -61,7 +61,7 @@ pub(crate) fn head(build: &Build, web_url: Option<&str>) -> String {
         build.request.repo,
         words::revision(build)
     );
-    let facts: String = words::facts(build, web_url).iter().map(row).collect();
+    let facts: String = words::facts(build, site).iter().map(row).collect();
     format!(
         "<!doctype html>\n\
          <html lang=\"en\">\n\
@@ -136,16 +136,16 @@ fn row(fact: &Fact) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shared::build::samples::{ended, running};
+    use shared::build::samples::{ended, github_site, running};
     use shared::build::{BuildError, Outcome};
 
     use super::*;
 
     /// The page without its style sheet.
-    fn page(build: &Build, web_url: Option<&str>, log: &[u8]) -> String {
+    fn page(build: &Build, site: Option<&Site>, log: &[u8]) -> String {
         let mut escaper = LogEscaper::default();
         let log = escaper.push(log) + &escaper.finish();
-        (head(build, web_url) + &log + foot()).replace(STYLE, "")
+        (head(build, site) + &log + foot()).replace(STYLE, "")
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
     fn the_page_of_a_finished_build() {
         let build = ended(Outcome::Failed { exit_code: 3 }, 72);
         let log = b"\x1b[31m1 < 2\x1b[0m\n<script>alert('x')</script>\n";
-        insta::assert_snapshot!(page(&build, Some("https://github.com"), log), @r#"
+        insta::assert_snapshot!(page(&build, Some(&github_site()), log), @r#"
         <!doctype html>
         <html lang="en">
         <head>
@@ -231,11 +231,12 @@ mod tests {
     fn nothing_on_the_page_is_somebody_elses_markup() {
         let mut build = ended(BuildError::Reason("<img src=x>".into()), 1);
         build.request.git_ref = Some("refs/heads/\"><script>".parse().expect("git allows it"));
-        let page = page(
-            &build,
-            Some("https://github.com/\"onclick=\""),
-            b"</pre><script>",
-        );
+        let url = "https://github.com/\"onclick=\"".to_owned();
+        let site = Site {
+            url,
+            ..github_site()
+        };
+        let page = page(&build, Some(&site), b"</pre><script>");
         for markup in ["<script", "<img", "\"onclick", "\"><s", "</pre><"] {
             let found = page.find(markup).map(|at| &page[at..]);
             assert!(found.is_none(), "{markup} in {page}");

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use shared::build::{Build, BuildId, log_path};
+use shared::build::{Build, BuildId, Site, log_path};
 use shared::ledger::Ledger;
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
@@ -25,8 +25,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub struct Pages {
     /// The builds.
     pub ledger: Ledger,
-    /// Where people see the repositories, such as `https://github.com`.
-    pub web_url: Option<String>,
+    /// Where people see the repositories.
+    pub site: Option<Site>,
     /// The folder below which the logs lie.
     pub data_dir: PathBuf,
 }
@@ -49,7 +49,7 @@ async fn build_page(
     match pages.ledger.find(id).await {
         Ok(Some(build)) => {
             let log = log_path(&pages.data_dir, id);
-            render(&build, pages.web_url.as_deref(), &log).await
+            render(&build, pages.site.as_ref(), &log).await
         }
         Ok(None) => not_found(),
         Err(error) => {
@@ -64,8 +64,8 @@ fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "no such build\n").into_response()
 }
 
-async fn render(build: &Build, web_url: Option<&str>, log: &Path) -> Response {
-    let parts = piece(page::head(build, web_url))
+async fn render(build: &Build, site: Option<&Site>, log: &Path) -> Response {
+    let parts = piece(page::head(build, site))
         .chain(escaped_log(log).await)
         .chain(piece(page::foot().to_owned()));
     (page::HEADERS.clone(), Body::from_stream(parts)).into_response()

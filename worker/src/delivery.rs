@@ -1,50 +1,57 @@
-//! One delivery: worked on while its lease is kept alive, then settled or given back.
+//! One delivery: worked on while its lease is kept alive, then acknowledged or returned.
 
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shared::build::{BuildId, BuildRequest};
-use shared::queue::{Delivery, Lease, MAX_RECEIVES, Queue};
+use runner::Stop;
+use shared::build::{BuildId, BuildRequest, StopReason};
+use shared::ledger::{LedgerError, STATUS};
+use shared::queue::{Delivery, Lease};
+use tokio::time::{sleep, timeout};
 
-use crate::hold::{Lost, Turns, keep_alive, resume};
-use crate::job::{Job, Receipt, Verdict};
-use crate::record::RecordError;
+use crate::heartbeat::{Lost, Turns, hold_lease};
+use crate::job::{Attempt, Job, Verdict};
+use crate::slots::Slot;
 
-/// How long to leave a message alone after the records failed.
-const RECORDS_RETRY: Duration = Duration::from_secs(5);
-/// A dead letter that cannot be read is told again after this time: the longest that SQS allows.
+/// How long to leave a message alone after the ledger failed.
+const LEDGER_RETRY: Duration = Duration::from_secs(5);
+/// A dead letter that cannot be read is logged again after this time: the longest that SQS allows.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(12 * 60 * 60);
+/// How long a message is kept for a status that is not accepted. If this host is lost by then, another
+/// worker receives the message and reports the end.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Takes deliveries. Clones share everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Deliveries {
     job: Job,
     turns: Turns,
+    /// Whether workers elsewhere receive from the queue as well.
+    is_shared: bool,
+    running: Arc<Mutex<HashMap<BuildId, Attempt>>>,
 }
 
-/// Where a delivery comes from.
+/// The queue that a delivery comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Origin {
     Queue,
     DeadLetters,
 }
 
-/// What to do about a build.
-#[derive(Debug, Clone, Copy)]
-enum Task {
-    Build,
-    GiveUp,
-}
-
 impl Deliveries {
-    pub(crate) fn new(job: Job) -> Self {
+    pub(crate) fn new(job: Job, is_shared: bool) -> Self {
         Self {
             job,
             turns: Turns::default(),
+            is_shared,
+            running: Arc::default(),
         }
     }
 
-    /// Works on one delivery, and settles it or gives it back.
-    pub(crate) async fn take(&self, delivery: Delivery, origin: Origin) {
+    /// Works on one delivery, and acknowledges or returns it.
+    pub(crate) async fn take(&self, delivery: Delivery, origin: Origin, slot: Slot) {
         let Delivery {
             message,
             receives,
@@ -53,121 +60,149 @@ impl Deliveries {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
-                tracing::error!(%error, ?origin, "cannot read a message; left for somebody to look at");
+                tracing::error!(%error, ?origin, "failed to read a message; it stays for a person to look at");
                 return give_back(lease, origin.delay_of_unreadable()).await;
             }
         };
-        let (task, receives) = match origin {
-            Origin::Queue => (Task::Build, receives),
-            Origin::DeadLetters => (Task::GiveUp, receives.max(MAX_RECEIVES)),
-        };
-        self.work(message.request(), lease, task, receives).await;
-    }
-
-    /// The builds that an earlier process of this worker held when it ended, and their leases.
-    pub(crate) async fn held(&self, queue: &Queue) -> Vec<(BuildRequest, Lease)> {
-        let held = self.job.records.held().await.unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot read which builds were held");
-            Vec::new()
-        });
-        let resumed = |(request, token): (_, String)| Some((request, queue.resume(&token)?));
-        held.into_iter().filter_map(resumed).collect()
-    }
-
-    /// Goes on with a build that an earlier process held, unless its lease has ended: then the
-    /// message comes back by itself. One that it has not even claimed waits for its turn again.
-    pub(crate) async fn go_on(&self, request: &BuildRequest, lease: Lease) {
+        let request = message.request();
         let build = request.id;
-        match resume(build, |time| lease.extend(time)).await {
-            Ok(()) if self.job.has_begun(build).await => {
-                // What has begun is not given up: how often it was received does not matter.
-                self.work(request, lease, Task::Build, 1).await;
-            }
-            Ok(()) => self.give_back(build, lease, Duration::ZERO).await,
-            Err(error) => {
-                tracing::warn!(%build, %error, "cannot go on with a build that was held");
-                self.note(build, self.job.records.lose(build)).await;
-            }
-        }
-    }
-
-    async fn work(&self, request: &BuildRequest, lease: Lease, task: Task, receives: u32) {
-        let build = request.id;
-        let receipt = Receipt {
+        let stop = Stop::default();
+        let attempt = Attempt {
             receives,
-            message_id: lease.message_id().map(str::to_owned),
+            slot: slot.clone(),
+            stop: stop.clone(),
+            is_last: matches!(origin, Origin::DeadLetters),
         };
+        let mut working = pin!(self.work(request, attempt));
         let verdict = tokio::select! {
-            verdict = self.verdict(request, lease.token(), task, &receipt) => verdict,
-            lost = keep_alive(build, |time| lease.extend(time)) => return self.lose(build, lost).await,
-        };
-        let settled = match verdict {
-            Ok(Verdict::Settle) => settle(lease).await,
-            Ok(Verdict::Leave) => {
-                settle(lease).await;
-                return self.note(build, self.job.records.leave_lease(build)).await;
-            }
-            Ok(Verdict::GiveBack(delay)) => return self.give_back(build, lease, delay).await,
-            Err(error) => {
-                tracing::error!(%build, %error, "cannot keep records");
-                return self.give_back(build, lease, RECORDS_RETRY).await;
+            verdict = &mut working => verdict,
+            lost = hold_lease(build, &lease) => {
+                self.lose(build, lost, &stop);
+                if lost == Lost::Already && !self.job.ledger.has_store() {
+                    // The worker that has it now, here or on another engine, goes on with the container.
+                    return;
+                }
+                working.await
             }
         };
-        // What is not settled may come to another worker on this engine, which has to see how the
-        // build ended; the sweep removes it later.
-        if settled {
-            self.note(build, self.job.records.let_go(build)).await;
-            self.job.clean_up(build).await;
+        slot.give_up();
+        self.settle(build, verdict, lease).await;
+    }
+
+    /// Goes on with a build of an earlier process, whose message comes back by itself and finds its
+    /// end.
+    pub(crate) async fn go_on(&self, request: &BuildRequest, slot: Slot) {
+        let attempt = Attempt {
+            receives: 0,
+            slot,
+            stop: Stop::default(),
+            is_last: false,
+        };
+        match self.work(request, attempt).await {
+            // Without a store, another worker on this engine may have to see the container.
+            Ok(Verdict::Acknowledge) if self.job.ledger.has_store() => {
+                self.job.housekeeper.remove(request.id).await;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(build = %request.id, %error, "failed to record a build"),
         }
     }
 
-    async fn verdict(
-        &self,
-        request: &BuildRequest,
-        token: Option<String>,
-        task: Task,
-        receipt: &Receipt,
-    ) -> Result<Verdict, RecordError> {
-        let _turn = self.turns.wait_for(request.id).await;
-        if let Some(token) = token {
-            self.job.records.hold(request.id, token).await?;
+    /// Asks every build that is worked on to stop, because this worker does: their hooks go on.
+    pub(crate) fn leave_all(&self) {
+        self.leave(|_| true);
+    }
+
+    /// Asks the builds that wait for somebody else to stop, because this worker does.
+    pub(crate) fn leave_waiting(&self) {
+        self.leave(|attempt| !attempt.slot.is_taken());
+    }
+
+    fn leave(&self, leaves: impl Fn(&Attempt) -> bool) {
+        for attempt in self.running().values().filter(|attempt| leaves(attempt)) {
+            attempt.stop.request(StopReason::Shutdown);
         }
-        match task {
-            Task::Build => self.job.work_on(request, receipt).await,
-            Task::GiveUp => {
-                let reason = "the worker was interrupted";
-                self.job.give_up(request, reason, receipt).await
+    }
+
+    /// Works on a build in its turn. While the ledger cannot be read or written, the build waits: that is no
+    /// attempt.
+    async fn work(&self, request: &BuildRequest, attempt: Attempt) -> Result<Verdict, LedgerError> {
+        let build = request.id;
+        let turn = self.turns.wait_for(build);
+        let _turn = attempt.slot.lend_while(turn).await;
+        self.running().insert(build, attempt.clone());
+        let _running = Running(self, build);
+        loop {
+            match Box::pin(self.job.work_on(request, &attempt)).await {
+                Err(error) if attempt.stop.reason().is_none() => {
+                    tracing::error!(%build, %error, "failed to write the build record; trying again");
+                    attempt.slot.give_up();
+                    tokio::select! {
+                        () = sleep(LEDGER_RETRY) => {}
+                        _ = attempt.stop.requested() => {}
+                    }
+                }
+                verdict => return verdict,
             }
         }
     }
 
-    /// Leaves a build to whoever holds its lease next. While that is nobody, its hook is stopped,
-    /// or it would soon run twice at once; later that would stop the new holder's.
-    async fn lose(&self, build: BuildId, lost: Lost) {
+    /// Without a store nothing but the lease keeps another worker from starting the hook: it is stopped
+    /// before the lease ends. With one, or a queue of this worker's own, the ledger does.
+    fn lose(&self, build: BuildId, lost: Lost, stop: &Stop) {
         tracing::error!(%build, ?lost, "lost the lease of a build");
-        if lost == Lost::Soon {
-            self.job.stop(build).await;
+        if self.is_shared && !self.job.ledger.has_store() && lost == Lost::Soon {
+            stop.request(StopReason::LeaseLost);
         }
-        self.note(build, self.job.records.lose(build)).await;
     }
 
-    /// Noted first: at once the message may be received here again.
-    async fn give_back(&self, build: BuildId, lease: Lease, delay: Duration) {
-        if lease.token().is_some() {
-            self.note(build, self.job.records.give_back(build)).await;
+    async fn settle(&self, build: BuildId, verdict: Result<Verdict, LedgerError>, lease: Lease) {
+        match verdict {
+            Ok(Verdict::Acknowledge) if self.job.ledger.has_store() => {
+                self.job.housekeeper.remove(build).await;
+                self.wait_until_reported(build, &lease).await;
+                acknowledge(lease).await;
+            }
+            // Before it is acknowledged, another worker on this engine may have to see the container.
+            Ok(Verdict::Acknowledge) => {
+                if acknowledge(lease).await {
+                    self.job.housekeeper.remove(build).await;
+                }
+            }
+            Ok(Verdict::Return(delay)) => give_back(lease, delay).await,
+            Ok(Verdict::Keep) => {}
+            Err(error) => {
+                tracing::error!(%build, %error, "failed to write the build record; the message was returned to the queue");
+                give_back(lease, LEDGER_RETRY).await;
+            }
         }
-        give_back(lease, delay).await;
     }
 
-    async fn note(&self, build: BuildId, noting: impl Future<Output = Result<(), RecordError>>) {
-        if let Err(error) = noting.await {
-            tracing::error!(%build, %error, "cannot note what became of a lease");
+    /// Returns when the status of a build was accepted, or was not for a while.
+    async fn wait_until_reported(&self, build: BuildId, lease: &Lease) {
+        let reported = self.job.notifiers.until_sent(build, STATUS);
+        tokio::select! {
+            _ = timeout(REPORT_PATIENCE, reported) => {}
+            _ = hold_lease(build, lease) => {}
         }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<BuildId, Attempt>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A build that is worked on, for as long as this lives.
+struct Running<'a>(&'a Deliveries, BuildId);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running().remove(&self.1);
     }
 }
 
 impl Origin {
-    /// A message that cannot be read becomes a dead letter soon, and is told seldom from then on.
+    /// A message that cannot be read becomes a dead letter soon, and is logged seldom from then on.
     fn delay_of_unreadable(self) -> Duration {
         match self {
             Self::Queue => Duration::ZERO,
@@ -176,16 +211,16 @@ impl Origin {
     }
 }
 
-async fn settle(lease: Lease) -> bool {
+async fn acknowledge(lease: Lease) -> bool {
     let settled = lease.settle().await;
     if let Err(error) = &settled {
-        tracing::error!(%error, "cannot settle a message; its result will be reported again");
+        tracing::error!(%error, "failed to acknowledge a message; its result will be reported again");
     }
     settled.is_ok()
 }
 
 async fn give_back(lease: Lease, delay: Duration) {
     if let Err(error) = lease.give_back(delay).await {
-        tracing::error!(%error, "cannot give a message back; it returns when its lease ends");
+        tracing::error!(%error, "failed to return a message; it returns when its lease ends");
     }
 }

@@ -1,396 +1,443 @@
-//! The way of one delivery: pending status → build → report, then settle and clean up, or give back.
+//! The way of one delivery: claim → run → end, then acknowledge, or return it to the queue.
 //!
 //! Read [`Job::work_on`] first.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use shared::build::{BuildId, BuildRequest, CommitSha, CommitState, Revision};
-use shared::forge::{CommitStatus, Forge};
+use futures_util::{FutureExt, StreamExt};
+use runner::{Engine, EngineError, Obstacle, Secrets, Sink, Source, Spec, Stop, registry};
+use shared::build::{Build, BuildError, BuildId, BuildRequest, CommitSha, Outcome, Revision};
+use shared::build::{StopReason, log_path};
+use shared::config::HookConfig;
+use shared::forge::{Forge, ForgeError, Patience};
+use shared::ledger::{Claim, Event, Ledger, LedgerError, STATUS};
 use shared::queue::MAX_RECEIVES;
-use tokio::sync::SetOnce;
-use tokio_util::sync::CancellationToken;
 
-use crate::build::{Begun, Builder};
-use crate::claim::{Claim, Claims, Standing};
-use crate::cleanup;
-use crate::mail::Mailer;
-use crate::outcome::{Obstacle, Outcome};
-use crate::record::{Build, RecordError, Records, Report};
-use crate::report::{Bell, Links};
+use crate::heartbeat::hold_claim;
+use crate::housekeeping::Housekeeper;
+use crate::notify::{Links, Notifiers};
+use crate::slots::Slot;
 use crate::supersede::Supersession;
 
 /// The first wait before a commit is tried again; it doubles with every receive.
 const RETRY_DELAY: Duration = Duration::from_secs(15);
-/// The first wait before the pending status is posted again; it doubles as well.
-const PENDING_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// How often what a build made is tried to be removed before it is left to the next sweep.
-const CLEANUP_ATTEMPTS: u32 = 3;
-const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Works on deliveries. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Job {
-    pub(crate) builder: Builder,
-    pub(crate) records: Records,
-    pub(crate) github: Forge,
-    pub(crate) claims: Claims,
+    pub(crate) engine: Engine,
+    pub(crate) ledger: Ledger,
+    pub(crate) forge: Forge,
+    pub(crate) housekeeper: Housekeeper,
     pub(crate) supersession: Supersession,
-    pub(crate) mailer: Mailer,
+    pub(crate) notifiers: Notifiers,
     pub(crate) links: Links,
-    pub(crate) bell: Bell,
+    pub(crate) hook: HookConfig,
+    /// The image to run in.
+    pub(crate) image: String,
+    /// The engine's socket on the engine's host.
+    pub(crate) socket: PathBuf,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) secrets: Secrets,
 }
 
-/// How a request came to this worker.
+/// One attempt to work on a build.
 #[derive(Debug, Clone)]
-pub struct Receipt {
-    /// How often its message was received, this time included.
-    pub receives: u32,
-    /// The id of its message in a queue from which other workers receive as well.
-    pub message_id: Option<String>,
+pub(crate) struct Attempt {
+    /// How often its message was received, this time included; 0 for a build of an earlier process, whose
+    /// message comes back by itself.
+    pub(crate) receives: u32,
+    /// The place among the builds that run at once.
+    pub(crate) slot: Slot,
+    /// Ends the build.
+    pub(crate) stop: Stop,
+    /// Whether its message was received too often. A build whose hook has started is followed to its end
+    /// all the same: the worker was interrupted, the build was not.
+    pub(crate) is_last: bool,
 }
 
-/// What is to become of the delivery.
+/// What is to become of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is done with: what it leads to is stored, and what it made can be removed.
-    Settle,
-    /// It is done with, because the build is another worker's.
-    Leave,
+pub(crate) enum Verdict {
+    /// The build's end is stored.
+    Acknowledge,
     /// It is to be received again, after this time.
-    GiveBack(Duration),
+    Return(Duration),
+    /// Its lease is left to end by itself: the next start goes on with the build.
+    Keep,
 }
 
 impl Job {
-    /// Works on one delivery of a request.
+    /// Works on one delivery of a build that this worker claims, goes on with, or leaves alone.
     ///
     /// # Errors
-    /// The records cannot be read or written; the delivery is to be given back.
-    pub async fn work_on(
+    /// The ledger cannot be read or written; the delivery is to be returned.
+    pub(crate) async fn work_on(
         &self,
         request: &BuildRequest,
-        receipt: &Receipt,
-    ) -> Result<Verdict, RecordError> {
-        let build = self.records.begin(request).await?;
-        if build.finished.is_some() {
-            return self.report_again(&build).await;
-        }
-        let attempted = self.attempt(&build, receipt).await;
-        match self.conclude(&build, attempted).await? {
-            Ok(verdict) => Ok(verdict),
-            Err(reason) if receipt.receives >= MAX_RECEIVES => {
-                self.give_up(request, &reason, receipt).await
-            }
-            Err(reason) => {
-                let receives = receipt.receives;
-                tracing::warn!(build = %request.id, reason, receives, "cannot build now");
-                let delay = RETRY_DELAY * 2u32.saturating_pow(receives.saturating_sub(1));
-                Ok(Verdict::GiveBack(delay))
-            }
-        }
-    }
-
-    /// Ends a build that was received too often. One whose hook has started is followed to its
-    /// end all the same: the worker was interrupted, the build was not.
-    ///
-    /// # Errors
-    /// The records cannot be read or written; the delivery is to be given back.
-    pub async fn give_up(
-        &self,
-        request: &BuildRequest,
-        reason: &str,
-        receipt: &Receipt,
-    ) -> Result<Verdict, RecordError> {
-        let build = self.records.begin(request).await?;
-        if build.finished.is_some() {
-            return self.report_again(&build).await;
-        }
-        let ended = match self.builder.has_begun(&build).await {
-            Begun::No => self.end(&build, gave_up(reason), receipt).await,
-            Begun::Yes => self.attempt(&build, receipt).await,
-            Begun::Unknown => Err(Obstacle::Transient(
-                "the Docker engine does not answer".into(),
-            )),
-        };
-        let concluded = self.conclude(&build, ended).await?;
-        Ok(concluded.unwrap_or_else(|reason| not_now(request.id, &reason)))
-    }
-
-    /// Whether this worker has claimed a build or started its hook, or the build even has an end.
-    pub(crate) async fn has_begun(&self, build: BuildId) -> bool {
-        if matches!(self.records.claim(build).await, Ok(Some(_))) {
-            return true;
-        }
-        match self.records.find(build).await {
-            Ok(Some(build)) if build.finished.is_some() => true,
-            Ok(Some(build)) => self.builder.has_begun(&build).await != Begun::No,
-            Ok(None) | Err(_) => false,
-        }
-    }
-
-    /// Stops the hook of a build that this worker has no right to any more.
-    pub(crate) async fn stop(&self, build: BuildId) {
-        self.builder.stop(build).await;
-    }
-
-    /// Builds, unless there is a newer commit, or another worker builds it.
-    async fn attempt(&self, build: &Build, receipt: &Receipt) -> Result<Outcome, Obstacle> {
-        let commit = self.commit(build).await?;
-        let claim = self.claim(build, &commit, receipt).await?;
-        let superseded_by = self.supersession.at_start(build, &commit).await?;
-        let outcome = match superseded_by.get() {
-            Some(by) if self.builder.has_begun(build).await == Begun::No => {
-                Outcome::Superseded { by: by.clone() }
-            }
-            _ => {
-                let maybe_announced = receipt.receives > 1;
-                self.build_and_announce(
-                    build,
-                    &commit,
-                    claim.as_ref(),
-                    maybe_announced,
-                    &superseded_by,
-                )
-                .await?
+        attempt: &Attempt,
+    ) -> Result<Verdict, LedgerError> {
+        let known = self.ledger.find(request.id).await?;
+        let was_ours = known.is_some_and(|known| !known.is_elsewhere);
+        let build = match self.ledger.claim(request).await? {
+            Claim::Ours(build) => build,
+            // Not a delivery: what this worker owes of it is owed already.
+            Claim::Ended(_) if attempt.receives == 0 => return Ok(Verdict::Acknowledge),
+            Claim::Ended(build) => return self.report_again(&build).await,
+            Claim::Elsewhere { again_in } => {
+                tracing::info!(build = %request.id, ?again_in, "skipping: claimed by another worker");
+                return Ok(Verdict::Return(again_in));
             }
         };
-        self.sealed(outcome, claim.as_ref()).await
+        if attempt.is_last && !build.state.may_have_begun() {
+            return self
+                .end(&build, gave_up("the worker was interrupted"))
+                .await;
+        }
+        let built = match self.build_with_claim(&build, attempt).await {
+            // It went away with the engine of the worker that had started the hook.
+            Err(Obstacle::Final(BuildError::ContainerGone)) if !was_ours => {
+                Ok(BuildError::WorkerLost.into())
+            }
+            // Without a store, another worker on this engine may have ended it.
+            Err(Obstacle::Final(BuildError::ContainerGone))
+                if attempt.receives == 0 && !self.ledger.has_store() =>
+            {
+                return self.leave(&build).await;
+            }
+            built => built,
+        };
+        self.conclude(&build, built, attempt).await
     }
 
-    /// Ends a build with this outcome, although its hook was not started, unless another worker ends
-    /// it.
-    async fn end(
+    /// Builds while the claim holds. A build whose claim is about to end is stopped.
+    async fn build_with_claim(
         &self,
         build: &Build,
-        outcome: Outcome,
-        receipt: &Receipt,
+        attempt: &Attempt,
     ) -> Result<Outcome, Obstacle> {
-        // Without a commit there are no statuses.
-        let Some(commit) = &build.commit else {
-            return Ok(outcome);
+        let id = build.request.id;
+        let building = Box::pin(self.build(build, attempt));
+        let holding = async {
+            let lost = hold_claim(id, &self.ledger).await;
+            tracing::error!(build = %id, ?lost, "lost the claim of a build; stopping its hook");
+            attempt.stop.request(StopReason::LeaseLost);
+            pending::<Infallible>().await
         };
-        let claim = self.claim(build, commit, receipt).await?;
-        self.sealed(outcome, claim.as_ref()).await
-    }
-
-    /// Looks whether a build is another worker's, and answers what makes sure of that later; nothing
-    /// where there is no other worker.
-    async fn claim<'a>(
-        &'a self,
-        build: &'a Build,
-        commit: &'a CommitSha,
-        receipt: &Receipt,
-    ) -> Result<Option<Claim<'a>>, Obstacle> {
-        let Some(message_id) = &receipt.message_id else {
-            return Ok(None);
-        };
-        let request = &build.request;
-        let page = self.links.build_page(request.id);
-        let claim = self
-            .claims
-            .claim(request, commit, page, message_id, receipt.receives);
-        let mut claim = claim.await?;
-        if build.hook_started && self.builder.is_begun_here(request.id).await? {
-            claim.hold();
-            return Ok(Some(claim));
+        if !self.ledger.has_store() {
+            return building.await;
         }
-        match claim.look().await? {
-            // By a worker on this engine: how it ends can be seen here.
-            Standing::Inherited if self.builder.is_begun_here(request.id).await? => claim.hold(),
-            standing => claim.take(standing)?,
-        }
-        Ok(Some(claim))
-    }
-
-    /// The outcome, if this worker is the one to tell it.
-    async fn sealed(
-        &self,
-        outcome: Outcome,
-        claim: Option<&Claim<'_>>,
-    ) -> Result<Outcome, Obstacle> {
-        let Some(claim) = claim else {
-            return Ok(outcome);
-        };
-        match claim.stake().await {
-            // Nobody else can post a status either. The mail tells.
-            Err(Obstacle::Permanent(_)) => Ok(outcome),
-            staked => staked.map(|()| outcome),
+        tokio::select! {
+            built = building => built,
+            never = holding => match never {},
         }
     }
 
-    /// Builds, with a pending status beside it, until a newer commit makes that pointless.
-    async fn build_and_announce(
+    /// Builds the commit, unless there is a newer one, and watches what may end it meanwhile.
+    async fn build(&self, build: &Build, attempt: &Attempt) -> Result<Outcome, Obstacle> {
+        let Attempt { slot, stop, .. } = attempt;
+        match build.state.may_have_begun() {
+            true => slot.take_if_free(),
+            false => attempt.take_slot().await?,
+        }
+        let commit = self.commit(build, attempt).await?;
+        let looked = self.supersession.at_start(build, &commit, stop);
+        slot.lend_while(looked).await.map_err(unrecorded)?;
+        let watching = async {
+            tokio::join!(
+                self.supersession.watch(build, &commit, stop),
+                self.housekeeper.watch_room(stop),
+            );
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            built = Box::pin(self.run(build, &commit, attempt)) => built,
+            never = watching => match never {},
+        }
+    }
+
+    /// Runs the build, as often as it takes to get past the obstacles that can be removed.
+    async fn run(
         &self,
         build: &Build,
         commit: &CommitSha,
-        claim: Option<&Claim<'_>>,
-        maybe_announced: bool,
-        superseded_by: &SetOnce<CommitSha>,
+        attempt: &Attempt,
     ) -> Result<Outcome, Obstacle> {
-        let request = &build.request;
-        let page = self.links.build_page(request.id);
-        tracing::info!(build = %request.id, repo = %request.repo, %commit, "building");
-
-        // The final status must not be overtaken by the pending one: no new attempt to post it
-        // begins once the build has ended, and one that is under way is waited for.
-        let ended = CancellationToken::new();
-        let building = async {
-            let page = page.as_deref();
-            let built = self
-                .builder
-                .build(request, commit, page, superseded_by, claim);
-            let result = built.await;
-            ended.cancel();
-            result
-        };
-        let announce = async {
-            // A claim is an announcement, and comes before the start.
-            if claim.is_none() {
-                self.announce(request, commit, maybe_announced, &ended)
-                    .await;
+        const BROKE_OFF: &str = "the download of the tarball broke off";
+        let Attempt { slot, stop, .. } = attempt;
+        let id = build.request.id;
+        let mut spec = self.spec(build, commit);
+        let sink = Sink::file(log_path(&self.data_dir, id));
+        let mut patience = Patience::default();
+        let (mut made_room, mut pulled) = (false, false);
+        if stop.reason().is_none() && !spec.may_have_begun {
+            self.announce(build).await?;
+            tracing::info!(build = %id, repo = %build.request.repo, %commit, "building");
+        }
+        loop {
+            let source = self.tarball(&build.request, commit, &mut patience, attempt);
+            let before_start = async || self.before_start(id, attempt).await;
+            let ran = runner::run(&self.engine, &spec, source, &sink, stop, before_start);
+            match Box::pin(ran).await {
+                Err(Obstacle::DiskFull(lack)) if !made_room => {
+                    tracing::warn!(build = %id, lack, "no room for a build; making some");
+                    self.housekeeper.make_room().await;
+                    made_room = true;
+                }
+                Err(Obstacle::NotBegun) => {
+                    self.ledger.did_not_start(id).await.map_err(unrecorded)?;
+                    spec.may_have_begun = false;
+                }
+                Err(Obstacle::NotStarted(why)) => {
+                    self.ledger.did_not_start(id).await.map_err(unrecorded)?;
+                    return Err(Obstacle::Transient(why));
+                }
+                Err(Obstacle::NoImage) if !pulled => {
+                    slot.lend_while(self.pull()).await?;
+                    pulled = true;
+                }
+                Err(Obstacle::NoImage) => {
+                    let image = self.image.clone();
+                    return Err(Obstacle::Final(BuildError::NoImage { image }));
+                }
+                Err(Obstacle::SourceBroke) => {
+                    if !slot.lend_while(patience.wait(BROKE_OFF, None)).await {
+                        return Err(Obstacle::Transient(BROKE_OFF.into()));
+                    }
+                }
+                ran => return ran,
             }
+            attempt.take_slot().await?;
+        }
+    }
+
+    fn spec(&self, build: &Build, commit: &CommitSha) -> Spec {
+        Spec {
+            request: build.request.clone(),
+            commit: commit.clone(),
+            build_url: self.links.build_page(build.request.id),
+            hook: self.hook.clone(),
+            image: self.image.clone(),
+            socket: self.socket.clone(),
+            secrets: self.secrets.clone(),
+            may_have_begun: build.state.may_have_begun(),
+        }
+    }
+
+    /// The commit's tarball, which the build waits for without its slot.
+    fn tarball<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        commit: &'a CommitSha,
+        patience: &'a mut Patience,
+        attempt: &'a Attempt,
+    ) -> Source<'a> {
+        let open = async move {
+            self.housekeeper.check_room().await?;
+            let opened = self.forge.tarball(&request.repo, commit, patience);
+            let slot = &attempt.slot;
+            let tarball = slot.lend_while(opened).await.map_err(obstacle)?;
+            attempt.take_slot().await?;
+            Ok(slot.clone().lend_between(Box::pin(tarball)).boxed())
         };
-        let watch = self.supersession.watch(build, commit, superseded_by);
-        let watch = ended.run_until_cancelled(watch);
-        let (result, (), _) = tokio::join!(building, announce, watch);
-        result
+        Source::Tarball {
+            open: open.boxed(),
+            commit,
+        }
+    }
+
+    /// Has the build's slot, and records that its hook starts, before it does.
+    async fn before_start(&self, build: BuildId, attempt: &Attempt) -> Result<(), Obstacle> {
+        attempt.take_slot().await?;
+        self.ledger.start(build).await.map_err(unrecorded)
+    }
+
+    /// Pulls the build image, and records that it is this worker's.
+    async fn pull(&self) -> Result<(), Obstacle> {
+        let image = &self.image;
+        let login = registry::login_for(image, self.hook.registry.as_ref());
+        let pulled = self.engine.pull(image, login).await;
+        pulled.map_err(|error| match error {
+            EngineError::Gone(_) | EngineError::NoSpace(_) => error.into(),
+            _ => {
+                tracing::warn!(image, %error, "failed to pull the build image");
+                let image = image.clone();
+                Obstacle::Final(BuildError::NoImage { image })
+            }
+        })?;
+        if let Some(id) = self.engine.image_id(image).await? {
+            let recorded = self.ledger.image_pulled(image, id).await;
+            recorded.map_err(unrecorded)?;
+        }
+        Ok(())
     }
 
     /// The commit that was asked for, by name or by itself.
-    async fn commit(&self, build: &Build) -> Result<CommitSha, Obstacle> {
+    async fn commit(&self, build: &Build, attempt: &Attempt) -> Result<CommitSha, Obstacle> {
         let request = &build.request;
         match (&build.commit, &request.revision) {
             (Some(commit), _) | (None, Revision::Commit(commit)) => Ok(commit.clone()),
             (None, Revision::Name(name)) => {
-                let commit = self.github.resolve(&request.repo, name).await?;
-                self.records.set_commit(request.id, &commit).await?;
+                let resolved = self.forge.resolve(&request.repo, name);
+                let resolved = attempt.slot.lend_while(resolved).await;
+                let commit = resolved.map_err(obstacle)?;
+                attempt.take_slot().await?;
+                let recorded = self.ledger.set_commit(request.id, &commit).await;
+                recorded.map_err(unrecorded)?;
                 Ok(commit)
             }
         }
     }
 
-    /// Posts the pending status. It is worth a few attempts while the build runs, and no more.
-    async fn announce(
-        &self,
-        request: &BuildRequest,
-        commit: &CommitSha,
-        mut maybe_posted: bool,
-        ended: &CancellationToken,
-    ) {
-        let status = CommitStatus {
-            state: CommitState::Pending,
-            description: Some("building".to_owned()),
-            target_url: self.links.build_page(request.id),
+    /// Owes the pending status, once, and notes which image the build uses.
+    async fn announce(&self, build: &Build) -> Result<(), Obstacle> {
+        let noted = async {
+            self.ledger.image_used(&self.image).await?;
+            let id = build.request.id;
+            self.ledger.owe(id, STATUS, Event::Began).await
         };
-        let mut delay = PENDING_RETRY_DELAY;
-        loop {
-            // Whoever limits us hears of final statuses first.
-            let released = self.records.wait_until_released(Report::Status);
-            if ended.run_until_cancelled(released).await.is_none() {
-                return;
-            }
-            let posted = self
-                .github
-                .post_status(&request.repo, commit, &status, maybe_posted)
-                .await;
-            let Err(error) = posted else { return };
-            tracing::warn!(build = %request.id, %error, "cannot post the pending status");
-            if !error.is_transient() {
-                return;
-            }
-            let wait = error.retry_after().unwrap_or_default().max(delay);
-            if ended
-                .run_until_cancelled(tokio::time::sleep(wait))
-                .await
-                .is_none()
-            {
-                return;
-            }
-            maybe_posted = true;
-            delay *= 2;
-        }
-    }
-
-    /// Settles how a build ended. The inner error is infrastructure that broke before the hook started.
-    async fn conclude(
-        &self,
-        build: &Build,
-        ended: Result<Outcome, Obstacle>,
-    ) -> Result<Result<Verdict, String>, RecordError> {
-        let outcome = match ended {
-            Ok(outcome) => outcome,
-            Err(Obstacle::Permanent(reason) | Obstacle::DiskFull(reason)) => Outcome::error(reason),
-            Err(Obstacle::Transient(reason)) => return Ok(Err(reason)),
-            Err(Obstacle::Elsewhere { again_in }) => {
-                return self.leave(build, again_in).await.map(Ok);
-            }
-        };
-        self.finish(build, &outcome).await?;
-        Ok(Ok(Verdict::Settle))
-    }
-
-    /// Leaves a build to another worker, which tells of it.
-    async fn leave(
-        &self,
-        build: &Build,
-        again_in: Option<Duration>,
-    ) -> Result<Verdict, RecordError> {
-        let id = build.request.id;
-        tracing::info!(build = %id, ?again_in, "another worker has begun it; left alone");
-        // Nobody else knows what this worker has made, so it is remembered until that is gone.
-        if let Err(error) = cleanup::remove_unused(&self.builder.engine, id).await {
-            tracing::warn!(build = %id, %error, "cannot clean up");
-            return Ok(Verdict::GiveBack(again_in.unwrap_or(RETRY_DELAY)));
-        }
-        self.records.leave(id).await?;
-        Ok(again_in.map_or(Verdict::Leave, Verdict::GiveBack))
-    }
-
-    /// Stores the outcome together with the reports that it owes.
-    async fn finish(&self, build: &Build, outcome: &Outcome) -> Result<(), RecordError> {
-        let id = build.request.id;
-        tracing::info!(build = %id, repo = %build.request.repo, ?outcome, "finished");
-        let previous = self.records.outcome_before(build).await?;
-        let mut reports = vec![Report::Status];
-        if self.mailer.wants(outcome, previous.as_ref()) {
-            reports.push(Report::Mail);
-        }
-        self.records.finish(id, outcome, reports).await?;
-        self.bell.ring();
+        let noted: Result<(), LedgerError> = noted.await;
+        noted.map_err(unrecorded)?;
+        self.notifiers.ring();
         Ok(())
     }
 
-    /// The redelivery of a finished build posts the stored result again and runs nothing.
-    async fn report_again(&self, build: &Build) -> Result<Verdict, RecordError> {
-        tracing::info!(build = %build.request.id, "finished before; reporting its result again");
-        self.records
-            .owe_again(build.request.id, Report::Status)
-            .await?;
-        self.bell.ring();
-        Ok(Verdict::Settle)
-    }
-
-    /// Removes what a build made that is settled: until then another worker on this engine may have
-    /// to look at it. What cannot be removed now is left to the next sweep.
-    pub(crate) async fn clean_up(&self, id: BuildId) {
-        if !self.builder.hook.garbage_collect {
-            return;
-        }
-        for attempt in 1..=CLEANUP_ATTEMPTS {
-            match cleanup::remove(&self.builder.engine, id).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(build = %id, %error, attempt, "cannot clean up"),
+    /// Ends the build, or returns it for another attempt.
+    async fn conclude(
+        &self,
+        build: &Build,
+        built: Result<Outcome, Obstacle>,
+        attempt: &Attempt,
+    ) -> Result<Verdict, LedgerError> {
+        match built {
+            Ok(outcome) => {
+                let outcome = self.housekeeper.explain(outcome).await;
+                self.end(build, outcome).await
             }
-            tokio::time::sleep(CLEANUP_RETRY_DELAY * attempt).await;
+            Err(Obstacle::Final(error)) => self.end(build, error.into()).await,
+            Err(Obstacle::DiskFull(lack)) => {
+                self.end(build, BuildError::DiskFull(lack).into()).await
+            }
+            Err(Obstacle::Stopped(StopReason::LeaseLost)) => self.leave(build).await,
+            Err(Obstacle::Stopped(_)) => self.put_off(build, Duration::ZERO).await,
+            Err(obstacle) => {
+                self.try_again(build, &obstacle.to_string(), attempt.receives)
+                    .await
+            }
+        }
+    }
+
+    /// Returns a build that met trouble, or ends it if it did so too often.
+    async fn try_again(
+        &self,
+        build: &Build,
+        reason: &str,
+        receives: u32,
+    ) -> Result<Verdict, LedgerError> {
+        let id = build.request.id;
+        if receives >= MAX_RECEIVES && !self.may_have_begun(id).await? {
+            return self.end(build, gave_up(reason)).await;
+        }
+        tracing::warn!(build = %id, reason, receives, "failed to build; trying again");
+        let delay = RETRY_DELAY * 2u32.saturating_pow(receives.min(MAX_RECEIVES).saturating_sub(1));
+        self.put_off(build, delay).await
+    }
+
+    /// Stores the outcome together with the reports that it owes.
+    async fn end(&self, build: &Build, outcome: Outcome) -> Result<Verdict, LedgerError> {
+        let id = build.request.id;
+        let previous = self.ledger.outcome_before(build).await?;
+        let owes = self.notifiers.wanting(&outcome, previous.as_ref());
+        match self.ledger.end(id, &outcome, &owes).await {
+            Err(LedgerError::ClaimLost) => return self.leave(build).await,
+            stored => stored?,
+        }
+        tracing::info!(build = %id, repo = %build.request.repo, ?outcome, "finished");
+        self.notifiers.ring();
+        Ok(Verdict::Acknowledge)
+    }
+
+    /// Returns a build that has not begun, for any worker to take. One whose hook runs is this worker's
+    /// to go on with.
+    async fn put_off(&self, build: &Build, again_in: Duration) -> Result<Verdict, LedgerError> {
+        let id = build.request.id;
+        if self.may_have_begun(id).await? {
+            return Ok(match again_in.is_zero() {
+                true => Verdict::Keep,
+                false => Verdict::Return(again_in),
+            });
+        }
+        match self.ledger.release(id).await {
+            Ok(()) => {
+                // Another worker cannot remove what this one has prepared.
+                self.housekeeper.remove_prepared(id).await;
+                Ok(Verdict::Return(again_in))
+            }
+            Err(LedgerError::ClaimLost) => self.leave(build).await,
+            // An answer was lost: the ledger knows of a start that did not come about.
+            Err(LedgerError::Illegal(_)) => Ok(Verdict::Return(again_in)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn may_have_begun(&self, build: BuildId) -> Result<bool, LedgerError> {
+        let known = self.ledger.find(build).await?;
+        Ok(known.is_some_and(|build| build.state.may_have_begun()))
+    }
+
+    /// Leaves a build to the worker that has it now, or will.
+    async fn leave(&self, build: &Build) -> Result<Verdict, LedgerError> {
+        let id = build.request.id;
+        self.ledger.leave(id).await?;
+        if self.ledger.has_store() {
+            self.housekeeper.remove(id).await;
+        }
+        Ok(Verdict::Return(RETRY_DELAY))
+    }
+
+    /// The delivery of an ended build reports the stored outcome again and runs nothing.
+    async fn report_again(&self, build: &Build) -> Result<Verdict, LedgerError> {
+        tracing::info!(build = %build.request.id, "finished before; reporting its result again");
+        let id = build.request.id;
+        self.ledger.owe(id, STATUS, Event::Ended).await?;
+        self.notifiers.ring();
+        Ok(Verdict::Acknowledge)
+    }
+}
+
+impl Attempt {
+    /// Takes the slot in turn, unless the build is asked to stop meanwhile.
+    async fn take_slot(&self) -> Result<(), Obstacle> {
+        tokio::select! {
+            biased;
+            () = self.slot.take() => Ok(()),
+            reason = self.stop.requested() => Err(Obstacle::Stopped(reason.clone())),
         }
     }
 }
 
-/// Of a build whose hook may have begun, and must not be told to have been given up.
-fn not_now(build: BuildId, reason: &str) -> Verdict {
-    tracing::warn!(%build, reason, "cannot follow a build to its end now");
-    Verdict::GiveBack(RETRY_DELAY)
+fn gave_up(last: &str) -> Outcome {
+    Outcome::Error(BuildError::GaveUp {
+        attempts: MAX_RECEIVES,
+        last: last.to_owned(),
+    })
 }
 
-fn gave_up(reason: &str) -> Outcome {
-    Outcome::error(format!("gave up after {MAX_RECEIVES} attempts ({reason})"))
+/// A step that cannot be recorded is not taken.
+fn unrecorded(error: LedgerError) -> Obstacle {
+    match error {
+        LedgerError::ClaimLost => Obstacle::Stopped(StopReason::LeaseLost),
+        error => Obstacle::Transient(error.to_string()),
+    }
+}
+
+/// A forge that is away may come back; one that refuses will refuse again.
+fn obstacle(error: ForgeError) -> Obstacle {
+    match error.is_transient() {
+        true => Obstacle::Transient(error.to_string()),
+        false => Obstacle::Final(BuildError::Forge(error.to_string())),
+    }
 }

@@ -1,35 +1,17 @@
 //! The worker: leases a commit from the queue, builds it on a Docker engine, reports the outcome.
 //!
-//! [`job`] is the function to read first: the way of one delivery as a list of steps. The modules
-//! stand in the order in which the steps use them.
+//! Read [`job::Job::work_on`] first: the way of one delivery as a list of steps. The modules stand in
+//! the order in which the steps use them; the build itself is the crate `runner`.
 
-pub mod disk;
-pub mod engine;
-pub mod outcome;
-pub mod record;
-mod registry;
-pub mod container;
-mod archive;
-mod checkout;
-mod mask;
-pub mod log;
-mod cleanup;
-mod images;
-mod retention;
-mod housekeeping;
-mod hold;
-pub mod claim;
-pub mod build;
 mod surroundings;
-mod terminal;
-pub mod render;
-pub mod page;
-pub mod mail;
-pub mod report;
+mod slots;
+mod heartbeat;
+mod housekeeping;
 mod supersede;
+pub mod notify;
 pub mod job;
 mod delivery;
-mod poll;
+mod worker;
 pub mod service;
 
-pub use poll::Worker;
+pub use worker::Worker;

@@ -1,12 +1,13 @@
 //! The worker as a process of its own, which only reaches out and listens to nobody.
 
 use shared::config::{Env, LogConfig, QueueConfig, WorkerConfig};
+use shared::ledger::Reserve;
 use shared::process::shutdown::Shutdown;
 use shared::process::telemetry;
 use shared::queue::Queue;
 
-use crate::disk::Reserve;
-use crate::poll::Worker;
+use crate::Worker;
+use crate::notify::MailHtml;
 
 /// A worker that is ready to run, with the queue that it takes its builds from.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl Service {
     ///
     /// # Errors
     /// A setting cannot be used, or the records cannot be opened.
-    pub async fn open(env: &Env) -> anyhow::Result<Self> {
+    pub async fn open(env: &Env, html: MailHtml) -> anyhow::Result<Self> {
         let log = LogConfig::load(env)?;
         let config = WorkerConfig::load(env)?;
         let queue = QueueConfig::load_shared(env)?;
@@ -33,7 +34,7 @@ impl Service {
         Reserve::of(&config.data_dir).release();
         Ok(Self {
             queue: Queue::open(&queue).await?,
-            worker: Worker::new(config).await?,
+            worker: Worker::new(config, html).await?,
             shutdown,
         })
     }

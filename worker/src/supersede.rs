@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use shared::build::{CommitSha, GitRef, RefName, RepoName, skip_mark};
+use runner::Stop;
+use shared::build::{Build, CommitSha, GitRef, RefName, RepoName, StopReason, skip_mark};
 use shared::forge::{Forge, ForgeError};
+use shared::ledger::{Ledger, LedgerError};
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{SetOnce, broadcast};
 use tokio::time::sleep;
-
-use crate::record::{Build, RecordError, Records};
 
 /// How often the branch of a build that runs is looked at: some 100 requests an hour, of the 5,000
 /// that GitHub allows a token.
@@ -27,103 +27,89 @@ const PUSHES_AT_ONCE: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Supersession {
     wanted: bool,
-    github: Forge,
-    records: Records,
+    forge: Forge,
+    ledger: Ledger,
     pushes: broadcast::Sender<Branch>,
 }
 
 type Branch = (RepoName, RefName);
 
-/// Why it cannot be told whether a build is superseded.
+/// Why a build cannot be compared with its branch.
 #[derive(Debug, thiserror::Error)]
 enum LookError {
     #[error(transparent)]
-    Github(#[from] ForgeError),
+    Forge(#[from] ForgeError),
     #[error(transparent)]
-    Records(#[from] RecordError),
+    Ledger(#[from] LedgerError),
 }
 
 impl Supersession {
     /// Where it is not `wanted`, no build is ever found to be superseded.
-    pub(crate) fn new(wanted: bool, github: Forge, records: Records) -> Self {
+    pub(crate) fn new(wanted: bool, forge: Forge, ledger: Ledger) -> Self {
         Self {
             wanted,
-            github,
-            records,
+            forge,
+            ledger,
             pushes: broadcast::Sender::new(PUSHES_AT_ONCE),
         }
     }
 
     /// Looks at the branch of a build that is about to begin or to be gone on with, and has the
-    /// builds that run look at it as well. The answer holds the newer commit, now or later: see
-    /// [`Supersession::watch`].
+    /// builds that run look at it as well. A build that a newer commit ends is asked to stop.
     ///
     /// # Errors
-    /// What an earlier process decided cannot be read.
+    /// The decision of an earlier process cannot be read.
     pub(crate) async fn at_start(
         &self,
         build: &Build,
         commit: &CommitSha,
-    ) -> Result<SetOnce<CommitSha>, RecordError> {
-        let decided = self.records.superseded_by(build.request.id).await?;
-        let superseded_by = SetOnce::new_with(decided);
-        if self.wanted
-            && !superseded_by.initialized()
-            && let Some(branch) = branch(build)
-        {
+        stop: &Stop,
+    ) -> Result<(), LedgerError> {
+        if let Some(decided) = self.ledger.stop_reason(build.request.id).await? {
+            stop.request(decided);
+        } else if let Some(branch) = branch(build).filter(|_| self.wanted) {
             // An error says that no other build runs.
             let _ = self.pushes.send(branch);
-            self.look(build, commit, &superseded_by).await;
+            self.look(build, commit, stop).await;
         }
-        Ok(superseded_by)
+        Ok(())
     }
 
     /// Looks at the branch of a build that runs, whenever this worker hears of a push to it and every
-    /// so often, until a newer commit is found.
-    pub(crate) async fn watch(
-        &self,
-        build: &Build,
-        commit: &CommitSha,
-        superseded_by: &SetOnce<CommitSha>,
-    ) {
+    /// so often, until a newer commit is found or the build is asked to stop for another reason.
+    pub(crate) async fn watch(&self, build: &Build, commit: &CommitSha, stop: &Stop) {
         let Some(branch) = branch(build).filter(|_| self.wanted) else {
             return;
         };
         let mut pushes = self.pushes.subscribe();
         let interval = build.request.id.jittered(LOOK_INTERVAL);
         let mut wait = interval;
-        while !superseded_by.initialized() {
+        while stop.reason().is_none() {
             tokio::select! {
                 () = sleep(wait) => {}
                 () = push_to(&branch, &mut pushes) => {}
             }
-            let asked_to_wait = self.look(build, commit, superseded_by).await;
+            let asked_to_wait = self.look(build, commit, stop).await;
             wait = interval.max(asked_to_wait);
         }
     }
 
-    /// Notes and tells the newer commit of a build's branch, if there is one. Answers how long GitHub
-    /// wants to be left alone; while it cannot be asked, nothing is superseded.
-    async fn look(
-        &self,
-        build: &Build,
-        commit: &CommitSha,
-        superseded_by: &SetOnce<CommitSha>,
-    ) -> Duration {
+    /// Asks a build to stop if there is a newer commit of its branch. Returns how long the forge wants
+    /// to be left alone; while it cannot be asked, nothing is superseded.
+    async fn look(&self, build: &Build, commit: &CommitSha, stop: &Stop) -> Duration {
         let id = build.request.id;
         match self.find_newer(build, commit).await {
             Ok(None) => Duration::ZERO,
-            Ok(Some(newer)) => {
-                tracing::info!(build = %id, repo = %build.request.repo, by = %newer, "superseded");
-                // Nobody else sets it, and nobody looks once it is set.
-                let _ = superseded_by.set(newer);
+            Ok(Some(by)) => {
+                tracing::info!(build = %id, repo = %build.request.repo, %by, "superseded");
+                stop.request(StopReason::Superseded { by });
                 Duration::ZERO
             }
             Err(error) => {
-                tracing::warn!(build = %id, %error, "cannot see whether a build is superseded");
+                tracing::warn!(build = %id, %error, "failed to look for a newer commit; the build goes on");
                 match error {
-                    LookError::Github(error) => error.retry_after().unwrap_or_default(),
-                    LookError::Records(_) => Duration::ZERO,
+                    LookError::Forge(error) => error.retry_after().unwrap_or_default(),
+                    LookError::Ledger(_) => Duration::ZERO,
                 }
             }
         }
@@ -138,15 +124,17 @@ impl Supersession {
         let Some((_, branch)) = branch(build) else {
             return Ok(None);
         };
-        let head = self.github.head(repo, &branch).await?;
+        let head = self.forge.head(repo, &branch).await?;
         if head == *commit || !self.is_newer(build, commit, &head).await? {
             return Ok(None);
         }
         // What does not build itself ends no build.
-        if skip_mark(&self.github.message(repo, &head).await?).is_some() {
+        if skip_mark(&self.forge.message(repo, &head).await?).is_some() {
             return Ok(None);
         }
-        self.records.supersede(build.request.id, &head).await?;
+        // Recorded first: after a restart it is known why the hook did not come to its end.
+        let reason = StopReason::Superseded { by: head.clone() };
+        self.ledger.request_stop(build.request.id, &reason).await?;
         Ok(Some(head))
     }
 
@@ -157,16 +145,16 @@ impl Supersession {
         commit: &CommitSha,
         head: &CommitSha,
     ) -> Result<bool, LookError> {
-        let taken_up_ago = build.started_at.elapsed().unwrap_or_default();
-        if taken_up_ago >= GITHUB_LAG_MAX {
+        let claimed_ago = build.claimed_at.elapsed().unwrap_or_default();
+        if claimed_ago >= GITHUB_LAG_MAX {
             return Ok(true);
         }
         // The branch may have been at either of them before, and been pushed back to this commit.
-        if self.records.came_before(build, [commit, head]).await? {
+        if self.ledger.came_before(build, [commit, head]).await? {
             return Ok(false);
         }
         let repo = &build.request.repo;
-        Ok(self.github.is_descendant(repo, head, commit).await?)
+        Ok(self.forge.is_descendant(repo, head, commit).await?)
     }
 }
 

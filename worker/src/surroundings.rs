@@ -3,10 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use runner::engine::ContainerInfo;
+use runner::{Engine, EngineError, container};
 use shared::config::{ConfigError, EngineConfig, WorkerConfig};
-
-use crate::container;
-use crate::engine::{ContainerInfo, Engine, EngineError};
 
 /// The kernel's list of this process's mounts.
 /// <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
@@ -21,31 +20,45 @@ pub(crate) struct Surroundings {
     pub(crate) image: String,
     /// The engine's socket on the engine's host.
     pub(crate) socket: PathBuf,
+    /// The engine's volumes on the engine's host.
+    pub(crate) volumes: PathBuf,
 }
 
 impl Surroundings {
     /// Looks at the container that this process runs in, if it runs in one of this engine.
     ///
     /// # Errors
-    /// The engine does not answer; the inner one: `BUILD_IMAGE` is not set and there is no such
-    /// container.
+    /// [`EngineError::Unfit`] or no answer of the engine; or `BUILD_IMAGE` is not set and there is no
+    /// such container.
     pub(crate) async fn find(
         engine: &Engine,
         config: &WorkerConfig,
-    ) -> Result<Result<Self, ConfigError>, EngineError> {
+    ) -> Result<Self, SurroundingsError> {
         let own = own_container(engine).await?;
         let own_image = own.as_ref().and_then(|own| own.image_id.clone());
-        let Some(image) = config.hook.image.clone().or(own_image) else {
-            let problem = "missing (this service runs in no container whose image could be used)";
-            return Ok(Err(ConfigError {
-                variable: "BUILD_IMAGE",
-                problem: problem.into(),
-            }));
-        };
-        Ok(Ok(Self {
-            image,
+        let image = config.hook.image.clone().or(own_image);
+        Ok(Self {
+            image: image.ok_or_else(no_image)?,
             socket: socket_on_host(&config.engine, own.as_ref()),
-        }))
+            volumes: engine.data_root().await?.join("volumes"),
+        })
+    }
+}
+
+/// Why it is not known where builds run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SurroundingsError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+fn no_image() -> ConfigError {
+    let problem = "missing (this service runs in no container whose image could be used)";
+    ConfigError {
+        variable: "BUILD_IMAGE",
+        problem: problem.into(),
     }
 }
 
@@ -98,7 +111,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::engine::Phase;
+    use runner::engine::Phase;
 
     #[test]
     fn the_own_container_is_found_among_the_mounts_and_others_are_not_taken_for_it() {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use compose_ci_handler::scheduled;
+use compose_ci_handler::lambda::scheduled;
 use compose_ci_handler::usage::RECONCILE;
 use shared::config::Env;
 use shared::process::exit;

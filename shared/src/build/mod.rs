@@ -3,6 +3,7 @@
 mod outcome;
 mod state;
 mod logs;
+mod site;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 pub use self::logs::{log_path, logs_dir};
 pub use self::outcome::{BuildError, CommitState, Outcome, StopReason};
+pub use self::site::Site;
 pub use self::state::{Build, BuildState, IllegalStep, WorkerId};
 
 /// Namespace of the build ids that are derived from GitHub's delivery GUIDs (a random v4, fixed

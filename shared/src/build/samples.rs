@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Build, BuildRequest, ForgeKind, BuildState, Outcome, WorkerId};
+use super::{Build, BuildRequest, BuildState, ForgeKind, Outcome, Site, WorkerId};
 
 /// A build of a branch whose hook runs.
 pub fn running() -> Build {
@@ -44,5 +44,14 @@ pub fn superseded() -> Outcome {
     let by = "c0ffee6d8f5eaf1f6ba5c57fc3c7d91ac0fd1c00";
     Outcome::Superseded {
         by: by.parse().expect("sha"),
+    }
+}
+
+/// GitHub as people see it.
+pub fn github_site() -> Site {
+    Site {
+        url: "https://github.com".to_owned(),
+        to_commit: "/commit/",
+        to_ref: "/tree/",
     }
 }

@@ -115,6 +115,15 @@ impl BuildState {
         Ok(Self::Started { by })
     }
 
+    /// Its worker has proof that the hook has not begun, although its start was recorded.
+    ///
+    /// # Errors
+    /// It is not this worker's.
+    pub fn did_not_start(self, by: WorkerId) -> Result<Self, IllegalStep> {
+        self.owned_by(by)?;
+        Ok(Self::Claimed { by })
+    }
+
     /// Its worker knows how it ended.
     ///
     /// # Errors
@@ -227,6 +236,8 @@ mod tests {
             (claimed(them).start(us), Err(NotOurs)),
             (queued().start(us), Err(NotOurs)),
             (ended().start(us), Err(HasEnded)),
+            (started(us).did_not_start(us), Ok(claimed(us))),
+            (started(them).did_not_start(us), Err(NotOurs)),
             (claimed(us).end(us, Outcome::Passed), Ok(ended())),
             (started(us).end(us, Outcome::Passed), Ok(ended())),
             (started(them).end(us, Outcome::Passed), Err(NotOurs)),

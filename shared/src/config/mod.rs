@@ -99,6 +99,8 @@ pub struct WorkerConfig {
     pub mail: MailConfig,
     /// Where records and logs are kept.
     pub data_dir: PathBuf,
+    /// Where builds are claimed that several hosts share.
+    pub store: Option<StoreConfig>,
     /// How much room they may take up, and for how long.
     pub storage: StorageConfig,
     /// Where people reach the log pages.
@@ -239,6 +241,7 @@ impl WorkerConfig {
             engine: EngineConfig::load(env)?,
             mail: MailConfig::load(env)?,
             data_dir: data_dir(env),
+            store: StoreConfig::load(env)?,
             storage: StorageConfig::load(env)?,
             public_url: env.optional_with("PUBLIC_URL", http_url)?,
             concurrency: env.checked("CONCURRENCY", 2, |n| (1..=256).contains(n), "1 to 256")?,

@@ -5,7 +5,6 @@
 
 mod error;
 mod patience;
-mod site;
 mod missed;
 mod github;
 
@@ -15,14 +14,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
-use crate::build::{CommitSha, CommitState, ForgeKind, RefName, RepoName};
+use crate::build::{CommitSha, CommitState, ForgeKind, RefName, RepoName, Site};
 use crate::config::{GithubConfig, RepoPattern, WebhookAddress};
 
 pub use self::error::ForgeError;
 pub use self::github::Github;
 pub use self::missed::{FailureStreak, LookupError, MissedPush};
 pub use self::patience::Patience;
-pub use self::site::Site;
 
 /// A client of a forge's API. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -82,21 +80,6 @@ impl Forge {
                 let posted = github.post_status(repo, commit, status, maybe_posted);
                 posted.await
             }
-        }
-    }
-
-    /// Lists what was said about a commit under our name, the newest first. Of a commit with more
-    /// than a hundred statuses, those of others included, the older ones are left out.
-    ///
-    /// # Errors
-    /// See [`ForgeError`]; asked once.
-    pub async fn statuses(
-        &self,
-        repo: &RepoName,
-        commit: &CommitSha,
-    ) -> Result<Vec<CommitStatus>, ForgeError> {
-        match self {
-            Self::Github(github) => github.statuses(repo, commit).await,
         }
     }
 

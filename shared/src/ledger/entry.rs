@@ -140,6 +140,16 @@ impl Entry {
         })
     }
 
+    /// Takes the mark back: the engine has proof that the hook has not begun.
+    pub(super) fn did_not_start(self, by: WorkerId) -> Result<Self, IllegalStep> {
+        Ok(Self {
+            state: self.state.did_not_start(by)?,
+            started_ms: None,
+            writer: by,
+            ..self
+        })
+    }
+
     /// Ends the build, and owes reports of that.
     pub(super) fn end(
         self,

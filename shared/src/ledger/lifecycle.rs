@@ -46,6 +46,21 @@ impl Ledger {
             .await
     }
 
+    /// Returns true if a worker has claimed the build some time: this one, or another one that shares the
+    /// store.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub async fn is_known(&self, id: BuildId) -> Result<bool> {
+        if self.find(id).await?.is_some() {
+            return Ok(true);
+        }
+        match &self.store {
+            Some(store) => Ok(Box::pin(store.is_known(id)).await?),
+            None => Ok(false),
+        }
+    }
+
     /// Claims a build, or renews this worker's claim to it. Without a store the build belongs
     /// to the worker that has its message.
     ///
@@ -123,6 +138,16 @@ impl Ledger {
         let worker = self.worker;
         let started = self.step_of_known(id, move |stands| stands.start(worker));
         taken(started.await?)
+    }
+
+    /// Records that a hook whose start was recorded has not begun: the engine has proof of that.
+    ///
+    /// # Errors
+    /// [`LedgerError::ClaimLost`] where another worker has taken the build over.
+    pub async fn did_not_start(&self, id: BuildId) -> Result<()> {
+        let worker = self.worker;
+        let taken_back = self.step_of_known(id, move |stands| stands.did_not_start(worker));
+        taken(taken_back.await?)
     }
 
     /// Records how a build ended together with the reports that it owes. An end that this worker has
@@ -255,7 +280,8 @@ impl Ledger {
             };
             return self.transact(take).await;
         };
-        let step = store.step(&known, is_new, step).await?;
+        // The SDK makes futures of 20 KiB.
+        let step = Box::pin(store.step(&known, is_new, step)).await?;
         self.write(step.stands().clone()).await?;
         Ok(step)
     }

@@ -54,7 +54,7 @@ pub(super) fn write(
     }
     if entry.state.owner() != Some(worker) {
         transaction.execute(
-            "DELETE FROM outbox WHERE build_id = ?1 AND event = 'began'",
+            "DELETE FROM outbox WHERE build_id = ?1 AND event = 'began' AND due_ms IS NOT NULL",
             [id.to_string()],
         )?;
     }

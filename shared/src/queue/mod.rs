@@ -174,17 +174,6 @@ impl Queue {
         }
     }
 
-    /// The lease whose [`Lease::token`] this is. Whether it still holds, extending it will tell.
-    /// Nothing if it is no lease of this queue.
-    pub fn resume(&self, token: &str) -> Option<Lease> {
-        match *self {
-            #[cfg(feature = "local-queue")]
-            Self::Local(ref queue) => queue.resume(token).map(Lease::Local),
-            #[cfg(feature = "sqs")]
-            Self::Sqs(ref queue) => queue.resume(token).map(Lease::Sqs),
-        }
-    }
-
     /// Whether workers elsewhere may take messages from it as well.
     pub fn is_shared(&self) -> bool {
         match *self {
@@ -210,28 +199,6 @@ impl Queue {
 }
 
 impl Lease {
-    /// The id of the message in a queue that [is shared](Queue::is_shared). It stays the same at every
-    /// receive, and in the dead-letter queue.
-    pub fn message_id(&self) -> Option<&str> {
-        match *self {
-            #[cfg(feature = "local-queue")]
-            Self::Local(_) => None,
-            #[cfg(feature = "sqs")]
-            Self::Sqs(ref lease) => Some(lease.message_id()),
-        }
-    }
-
-    /// What another process can go on with: see [`Queue::resume`]. Nothing if a lease of this queue
-    /// ends with its process.
-    pub fn token(&self) -> Option<String> {
-        match *self {
-            #[cfg(feature = "local-queue")]
-            Self::Local(_) => None,
-            #[cfg(feature = "sqs")]
-            Self::Sqs(ref lease) => Some(lease.token()),
-        }
-    }
-
     /// Hides the message for another `visibility`, from now.
     ///
     /// # Errors

@@ -5,9 +5,7 @@ pub mod terminal;
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
-use crate::build::{Build, BuildState, CommitSha, CommitState, GitRef, Outcome, Revision};
+use crate::build::{Build, BuildState, CommitSha, CommitState, GitRef, Outcome, Revision, Site};
 
 /// GitHub cuts longer descriptions of a status, or refuses them.
 const DESCRIPTION_MAX_CHARS: usize = 140;
@@ -26,8 +24,8 @@ pub struct Fact {
 /// Facts for a mail that the build itself does not hold.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MailContext<'a> {
-    /// Where people see the repository, such as `https://github.com`.
-    pub web_url: Option<&'a str>,
+    /// Where people see the repository.
+    pub site: Option<&'a Site>,
     /// The build's page.
     pub page_url: Option<&'a str>,
     /// Whether the container still exists, for `docker logs`.
@@ -107,28 +105,26 @@ pub fn revision(build: &Build) -> String {
     words.join(" ")
 }
 
-/// Returns the table that identifies a build. `web_url` is where people see the repository, such as
-/// `https://github.com`.
-pub fn facts(build: &Build, web_url: Option<&str>) -> Vec<Fact> {
+/// Returns the table that identifies a build. `site` is where people see the repository.
+pub fn facts(build: &Build, site: Option<&Site>) -> Vec<Fact> {
     let repo = &build.request.repo;
-    let link = |path: String| web_url.map(|web_url| format!("{web_url}/{repo}{path}"));
     let mut facts = vec![Fact {
         label: "Repository",
         value: repo.to_string(),
-        link: link(String::new()),
+        link: site.map(|site| site.repository(repo)),
     }];
     if let Some(name) = build.request.ref_name() {
         facts.push(Fact {
             label: ref_label(build),
             value: name.to_owned(),
-            link: link(format!("/tree/{}", utf8_percent_encode(name, PATH))),
+            link: site.map(|site| site.git_ref(repo, name)),
         });
     }
     if let Some(commit) = &build.commit {
         facts.push(Fact {
             label: "Commit",
             value: commit.to_string(),
-            link: link(format!("/commit/{commit}")),
+            link: site.map(|site| site.commit(repo, commit)),
         });
     }
     facts.push(Fact {
@@ -182,10 +178,7 @@ impl MailParts {
             .then(|| format!("The container was kept: docker logs {id}"));
         Self {
             headline: headline(build),
-            facts: facts(build, context.web_url)
-                .into_iter()
-                .chain(page)
-                .collect(),
+            facts: facts(build, context.site).into_iter().chain(page).collect(),
             problem: status_problem(build),
             log_heading: log_heading(context, log),
             closing: kept.into_iter().chain([format!("Build {id}")]).collect(),
@@ -231,14 +224,6 @@ pub fn cut(text: &str, max_chars: usize) -> String {
         Some(_) => text.chars().take(max_chars - 1).chain(['…']).collect(),
     }
 }
-
-/// Everything in a path but what RFC 3986 calls unreserved, and the slashes of a branch's name.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
 
 fn ref_label(build: &Build) -> &'static str {
     match (&build.request.git_ref, &build.request.revision) {

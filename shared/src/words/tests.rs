@@ -1,7 +1,7 @@
 //! The words that people read, one by one.
 
 use super::*;
-use crate::build::samples::{ended, running, superseded};
+use crate::build::samples::{ended, github_site, running, superseded};
 use crate::build::{BuildError, WorkerId};
 
 /// A manual build of this name.
@@ -132,7 +132,7 @@ fn the_text_tells_all_there_is_to_tell() {
     let mut build = ended(Outcome::Failed { exit_code: 3 }, 12);
     build.status_problem = Some("GitHub answered 403\nto the commit status".to_owned());
     let context = MailContext {
-        web_url: Some("https://github.com"),
+        site: Some(&github_site()),
         page_url: Some("https://ci.example.org/builds/5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d"),
         container_kept: true,
     };
@@ -204,7 +204,7 @@ fn where_not_all_of_a_log_fits_the_mail_says_so() {
 
 #[test]
 fn links_lead_to_the_branch_and_the_commit() {
-    let links: Vec<_> = facts(&running(), Some("https://github.com"))
+    let links: Vec<_> = facts(&running(), Some(&github_site()))
         .into_iter()
         .filter_map(|f| f.link)
         .collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use compose_ci_shared::build::{Build, BuildId, BuildRequest};
+use compose_ci_shared::build::{Build, BuildId, BuildRequest, ForgeKind};
 use compose_ci_shared::config::StoreConfig;
 use compose_ci_shared::ledger::{Claim, Ledger, LedgerError, Store};
 use compose_ci_shared::net::aws;
@@ -139,6 +139,7 @@ pub(crate) async fn sdk_config(endpoint_url: &str) -> SdkConfig {
 
 pub(crate) fn request() -> BuildRequest {
     BuildRequest {
+        forge: ForgeKind::Github,
         id: BuildId::random(),
         repo: "octo/hello".parse().expect("repo"),
         revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"

@@ -11,7 +11,7 @@ use compose_ci_shared::build::{BuildId, Revision};
 use compose_ci_shared::config::SqsConfig;
 use compose_ci_shared::message::Message;
 use compose_ci_shared::net::aws;
-use compose_ci_shared::queue::{MAX_RECEIVES, Queue, QueueError, SqsQueue, VISIBILITY_TIMEOUT};
+use compose_ci_shared::queue::{MAX_RECEIVES, Queue, QueueError, SqsQueue};
 use harness::{Aws, REGION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::TcpListener;
@@ -114,40 +114,6 @@ async fn a_fifo_queue_remembers_a_settled_build_for_five_minutes() {
     test.let_pass(Duration::from_secs(299)).await;
     test.queue.send(&sent).await.expect("send");
     assert!(receive_now(&test.queue, 1).await.is_empty());
-}
-
-#[tokio::test]
-async fn a_lease_outlives_its_process() {
-    let test = SqsTest::standard().await;
-    test.queue.send(&message()).await.expect("send");
-    let token = receive_one(&test.queue).await.lease.token();
-    let token = token.expect("a token");
-
-    let sdk = sdk_config(&test.aws.endpoint_url()).await;
-    let queue = open(&test.config, &sdk);
-    let lease = queue.resume(&token).expect("a lease");
-    test.let_pass(VISIBILITY_TIMEOUT / 2).await;
-    lease.extend(VISIBILITY_TIMEOUT).await.expect("extended");
-    test.let_pass(VISIBILITY_TIMEOUT / 2).await;
-    assert!(receive_now(&queue, 1).await.is_empty());
-    lease.settle().await.expect("settled");
-    test.let_pass(VISIBILITY_TIMEOUT).await;
-    assert!(receive_now(&queue, 1).await.is_empty());
-}
-
-#[tokio::test]
-async fn a_lease_that_has_ended_cannot_be_gone_on_with() {
-    let test = SqsTest::standard().await;
-    test.queue.send(&message()).await.expect("send");
-    let token = receive_one(&test.queue).await.lease.token();
-    test.let_pass(VISIBILITY_TIMEOUT).await;
-    let lease = test.queue.resume(&token.expect("a token"));
-    let extended = lease.expect("a lease").extend(VISIBILITY_TIMEOUT).await;
-    assert!(
-        matches!(extended, Err(QueueError::LeaseExpired)),
-        "{extended:?}"
-    );
-    assert!(test.queue.resume("no token").is_none());
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import ChangeSet, Stack
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.common_models import CloudFormationModel
+from moto.iam.access_control import PermissionResult
+from moto.s3.models import FakeBucket
 from moto.secretsmanager.models import secretsmanager_backends
 from moto.ssm.models import ssm_backends
 
@@ -27,6 +29,7 @@ def install(aws):
     resolve_dynamic_references()
     see_references_in_sub()
     apply_change_sets()
+    admit_to_buckets()
     learn = functools.partial(resource, aws)
     learn(
         "AWS::ApiGatewayV2::Api",
@@ -65,6 +68,20 @@ def install(aws):
         # It goes with its queue.
         delete=lambda aws, id, wanted: None,
     )
+    # moto knows it, but neither that it is private nor what expires in it, and deletes it full.
+    learn(
+        "AWS::S3::Bucket",
+        create=make_bucket,
+        update=set_up_bucket,
+        delete=lambda aws, id, wanted: aws("s3").delete_bucket(Bucket=id),
+    )
+    learn(
+        "AWS::S3::BucketPolicy",
+        create=put_bucket_policy,
+        update=put_bucket_policy,
+        # It goes with its bucket.
+        delete=lambda aws, id, wanted: None,
+    )
     learn(
         "AWS::Lambda::EventInvokeConfig",
         create=put_invoke_config,
@@ -101,6 +118,53 @@ def put_queue_policy(aws, name, wanted):
     policy = json.dumps(wanted["PolicyDocument"])
     for queue in wanted["Queues"]:
         aws("sqs").set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
+    return name
+
+
+def make_bucket(aws, name, wanted):
+    place = {"LocationConstraint": aws("s3").meta.region_name}
+    aws("s3").create_bucket(Bucket=name, CreateBucketConfiguration=place)
+    return set_up_bucket(aws, name, wanted)
+
+
+def set_up_bucket(aws, name, wanted):
+    """S3 itself calls some properties by other names than CloudFormation does."""
+    wanted = dict(wanted)
+    s3 = aws("s3")
+    encryption = wanted.pop("BucketEncryption")["ServerSideEncryptionConfiguration"]
+    rules = [
+        {"ApplyServerSideEncryptionByDefault": rule["ServerSideEncryptionByDefault"]}
+        for rule in encryption
+    ]
+    s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration={"Rules": rules})
+    lifecycle = wanted.pop("LifecycleConfiguration")["Rules"]
+    s3.put_bucket_lifecycle_configuration(
+        Bucket=name,
+        LifecycleConfiguration={"Rules": [lifecycle_rule(**rule) for rule in lifecycle]},
+    )
+    s3.put_public_access_block(
+        Bucket=name,
+        PublicAccessBlockConfiguration=wanted.pop("PublicAccessBlockConfiguration"),
+    )
+    s3.put_bucket_ownership_controls(Bucket=name, OwnershipControls=wanted.pop("OwnershipControls"))
+    if wanted:
+        raise ValidationError(message=f"the emulator's buckets have no {', '.join(wanted)}")
+    return name
+
+
+def lifecycle_rule(Id, Status, Prefix="", ExpirationInDays=None, AbortIncompleteMultipartUpload=None):
+    rule = {"ID": Id, "Status": Status, "Filter": {"Prefix": Prefix}}
+    if ExpirationInDays is not None:
+        rule["Expiration"] = {"Days": int(ExpirationInDays)}
+    if AbortIncompleteMultipartUpload is not None:
+        days = int(AbortIncompleteMultipartUpload["DaysAfterInitiation"])
+        rule["AbortIncompleteMultipartUpload"] = {"DaysAfterInitiation": days}
+    return rule
+
+
+def put_bucket_policy(aws, name, wanted):
+    policy = json.dumps(wanted["PolicyDocument"])
+    aws("s3").put_bucket_policy(Bucket=wanted["Bucket"], Policy=policy)
     return name
 
 
@@ -259,6 +323,11 @@ def see_references_in_sub():
         return references
 
     parsing.get_references_from_template = get_references_from_template
+
+
+def admit_to_buckets():
+    """Ours may be spoken to by TLS only, which the emulator does not speak."""
+    FakeBucket.get_permission = lambda bucket, action, resource: PermissionResult.NEUTRAL
 
 
 def apply_change_sets():

@@ -95,7 +95,7 @@ async fn pass_on(
     let mut engine = UnixStream::connect(engine_socket()).await?;
     let passing = async {
         match way {
-            Way::NoStart => pass_on_but_starts(&mut client, &mut engine).await,
+            Way::NoStart => Box::pin(pass_on_but_starts(&mut client, &mut engine)).await,
             Way::Open | Way::Closed => copy_bidirectional(&mut client, &mut engine).await.map(drop),
         }
     };

@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::answer::{no_answer, send};
-use super::{CommitStatus, ForgeError, Patience, Site};
-use crate::build::{CommitSha, RefName, RepoName};
+use super::{CommitStatus, ForgeError, Patience};
+use crate::build::{CommitSha, RefName, RepoName, Site};
 use crate::config::{ConfigError, GithubConfig};
 
 /// GitHub itself gives up on a request after 10 s.
@@ -301,7 +301,7 @@ mod tests {
             ("http://127.0.0.1:9000", None),
         ] {
             let site = site_of(api);
-            assert_eq!(site.as_ref().map(Site::url), web);
+            assert_eq!(site.map(|site| site.url).as_deref(), web);
         }
     }
 }

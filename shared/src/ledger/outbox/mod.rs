@@ -198,7 +198,8 @@ impl Ledger {
                  WHERE build_id = ?1 AND notifier = ?2 AND event = ?3",
                 params![id, notifier, event, until],
             )?;
-            if setback.asked.is_some() {
+            // The report of a beginning is not worth it that an end waits.
+            if setback.asked.is_some() && event == Event::Ended {
                 transaction.execute(
                     "INSERT OR REPLACE INTO holds (notifier, until_ms, reason)
                      VALUES (?1, ?2, ?3)",

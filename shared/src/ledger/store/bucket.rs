@@ -182,12 +182,13 @@ impl Bucket {
 
     /// Makes the error of a store that cannot be reached.
     pub(super) fn unreachable(&self, reason: &str) -> StoreError {
-        self.error(format!("cannot be reached: {reason}"))
+        let store = self.config.url();
+        StoreError::Unreachable(format!("the store {store} cannot be reached: {reason}"))
     }
 
     /// Makes an error that says something of this store.
     pub(super) fn error(&self, says: String) -> StoreError {
-        StoreError(format!("the store {} {says}", self.config.url()))
+        StoreError::Refused(format!("the store {} {says}", self.config.url()))
     }
 
     fn failed<E>(&self, action: &str, error: &SdkError<E, HttpResponse>) -> StoreError
@@ -196,7 +197,7 @@ impl Bucket {
     {
         let reason = aws::reason(error);
         match (error.code(), status(error)) {
-            (Some("NoSuchBucket"), _) => StoreError(format!(
+            (Some("NoSuchBucket"), _) => StoreError::Refused(format!(
                 "there is no bucket {}: check its name, region and account",
                 self.config.bucket
             )),

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use aws_config::SdkConfig;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -34,8 +35,14 @@ const VERSION: u32 = 1;
 
 /// The store cannot be reached or refuses, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct StoreError(String);
+pub enum StoreError {
+    /// It does not keep its word, or a setting or a right is wrong.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be reached now.
+    #[error("{0}")]
+    Unreachable(String),
+}
 
 /// The builds in a bucket. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -88,12 +95,17 @@ impl Store {
     ///
     /// # Errors
     /// It does not; or it cannot be reached, or refuses.
-    pub async fn probe(&self) -> Result<(), ConfigError> {
-        let probed = probe::probe(&self.bucket).await;
-        probed.map_err(|StoreError(problem)| ConfigError {
-            variable: "STORE_URL",
-            problem,
-        })
+    pub async fn probe(&self) -> anyhow::Result<()> {
+        match probe::probe(&self.bucket).await {
+            Ok(()) => Ok(()),
+            Err(StoreError::Refused(problem)) => Err(ConfigError {
+                variable: "STORE_URL",
+                problem,
+            }
+            .into()),
+            // No setting is wrong: a supervisor may start the program again.
+            Err(error @ StoreError::Unreachable(_)) => Err(anyhow!(error).context("STORE_URL")),
+        }
     }
 
     /// Returns true if a worker has ever claimed a build.

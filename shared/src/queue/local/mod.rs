@@ -76,11 +76,6 @@ impl LocalQueue {
         self.receive_from(Source::DeadLetters, max, wait).await
     }
 
-    /// Nothing: a lease ends with its process.
-    pub(super) fn resume(&self, _token: &str) -> Option<LocalLease> {
-        None
-    }
-
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         self.writer.check().await
     }

@@ -7,7 +7,7 @@
 mod trouble;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
@@ -17,7 +17,7 @@ use aws_sdk_sqs::config::Config;
 use aws_sdk_sqs::types::{
     Message as Received, MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -69,20 +69,9 @@ pub struct SqsQueue {
 #[derive(Debug)]
 pub struct SqsLease {
     queue: Remote,
-    message_id: String,
     receipt: String,
     /// When the message was asked for: SQS counts from somewhat later.
     received: Instant,
-}
-
-/// A lease, as it outlives a process.
-#[derive(Debug, Serialize, Deserialize)]
-struct LeaseToken {
-    queue: String,
-    message_id: String,
-    receipt: String,
-    /// Since 1970.
-    received_ms: u64,
 }
 
 impl SqsQueue {
@@ -154,18 +143,6 @@ impl SqsQueue {
         }
     }
 
-    pub(super) fn resume(&self, token: &str) -> Option<SqsLease> {
-        let token: LeaseToken = serde_json::from_str(token).ok()?;
-        let received = SystemTime::UNIX_EPOCH + Duration::from_millis(token.received_ms);
-        let age = received.elapsed().unwrap_or_default();
-        Some(SqsLease {
-            queue: self.queue.at(token.queue.parse().ok()?),
-            message_id: token.message_id,
-            receipt: token.receipt,
-            received: Instant::now().checked_sub(age)?,
-        })
-    }
-
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         self.queue.check().await
     }
@@ -179,22 +156,6 @@ impl SqsQueue {
 }
 
 impl SqsLease {
-    pub(super) fn message_id(&self) -> &str {
-        &self.message_id
-    }
-
-    pub(super) fn token(&self) -> String {
-        let received = SystemTime::now() - self.received.elapsed();
-        let since = received.duration_since(SystemTime::UNIX_EPOCH);
-        let token = LeaseToken {
-            queue: self.queue.url.to_string(),
-            message_id: self.message_id.clone(),
-            receipt: self.receipt.clone(),
-            received_ms: since.unwrap_or_default().as_millis() as u64,
-        };
-        serde_json::to_string(&token).expect("plain data")
-    }
-
     pub(super) async fn extend(&self, visibility: Duration) -> Result<(), QueueError> {
         // For no time at all SQS would give it to somebody else.
         match self.left().is_zero() {
@@ -303,7 +264,6 @@ impl Remote {
             receives: receives.unwrap_or(1),
             lease: Lease::Sqs(SqsLease {
                 queue: self.clone(),
-                message_id: message.message_id.unwrap_or_default(),
                 receipt: message.receipt_handle.unwrap_or_default(),
                 received,
             }),
