@@ -182,8 +182,11 @@ impl Run {
             if timeout(DEADLINE / 4, ended).await.is_err() {
                 let Shared { aws, family, .. } = &self.shared;
                 aws.advance_clock(family, LEASE_OVER).await;
+                // One whose worker was killed between the claim and its own record of it waits for the
+                // end of the claim, below.
+                let ended = world.github.wait_for_end(&build.commit.sha, DEADLINE);
+                let _ = timeout(DEADLINE / 4, ended).await;
             }
-            world.github.wait_for_end(&build.commit.sha, DEADLINE).await;
         }
         let all = async {
             while self.under_way() > 0 {
