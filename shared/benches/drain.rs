@@ -8,13 +8,11 @@
 
 use std::time::{Duration, Instant};
 
-use aws_config::{Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
-use compose_ci_shared::build::{BuildId, BuildRequest, ForgeKind};
+use aws_config::SdkConfig;
+use compose_ci_shared::build::{self, BuildId, BuildRequest};
 use compose_ci_shared::config::SqsConfig;
 use compose_ci_shared::message::Message;
-use compose_ci_shared::net::aws;
+use compose_ci_shared::net::aws::samples;
 use compose_ci_shared::queue::{LocalQueue, Queue, SqsQueue};
 use harness::{Aws, REGION};
 use tempfile::TempDir;
@@ -31,7 +29,7 @@ const ROUNDS: usize = 3;
 #[tokio::main]
 async fn main() {
     let aws = Aws::start().await;
-    let sdk = sdk_config(&aws.endpoint_url()).await;
+    let sdk = samples::sdk_config(REGION, &aws.endpoint_url()).await;
     for place in ["local", "SQS standard", "SQS FIFO"] {
         let mut seconds = WORKERS.map(|_| Vec::new());
         for _ in 0..ROUNDS {
@@ -67,19 +65,6 @@ async fn sqs(aws: &Aws, sdk: &SdkConfig, suffix: &str) -> Queue {
         ca_bundle: None,
     };
     Queue::Sqs(SqsQueue::with_sdk_config(&config, sdk).expect("a region"))
-}
-
-async fn sdk_config(endpoint_url: &str) -> SdkConfig {
-    let credentials = Credentials::for_tests();
-    let config = aws::sdk_config(Some(REGION), None)
-        .await
-        .expect("no bundle");
-    config
-        .into_builder()
-        .endpoint_url(endpoint_url)
-        .region(Region::new(REGION))
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build()
 }
 
 /// The time from the first receive to the last message settled.
@@ -127,13 +112,8 @@ async fn work(queue: Queue, settled: mpsc::Sender<()>) {
 fn message() -> Message {
     let id = BuildId::random();
     Message::V2(BuildRequest {
-        forge: ForgeKind::Github,
         id,
-        repo: "octo/hello".parse().expect("a repository"),
-        revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
-            .parse()
-            .expect("a commit"),
-        git_ref: Some(format!("refs/heads/{id}").parse().expect("a branch")),
+        ..build::samples::request(&id.to_string())
     })
 }
 

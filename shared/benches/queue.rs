@@ -1,14 +1,14 @@
 //! Durable sends a second: senders who share commits, against one transaction for each send. Then
 //! what a long queue costs in memory. Writes to the directory for temporary files (`TMPDIR`).
 //!
-//!     cargo bench -p compose-ci-shared --features local-queue --bench queue
+//!     cargo bench -p compose-ci-shared --features local-queue,samples --bench queue
 
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use compose_ci_shared::build::{BuildId, BuildRequest, ForgeKind};
+use compose_ci_shared::build::samples::request;
 use compose_ci_shared::message::Message;
 use compose_ci_shared::queue::{LocalQueue, Queue};
 use rusqlite::Connection;
@@ -118,15 +118,7 @@ async fn open() -> (Queue, TempDir) {
 }
 
 fn message() -> Message {
-    Message::V2(BuildRequest {
-        forge: ForgeKind::Github,
-        id: BuildId::random(),
-        repo: "octo/hello".parse().expect("repo"),
-        revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
-            .parse()
-            .expect("commit"),
-        git_ref: Some("refs/heads/main".parse().expect("ref")),
-    })
+    Message::V2(request("main"))
 }
 
 fn rate(sends: u32, begun: Instant) -> f64 {

@@ -29,6 +29,8 @@ const PUSHES_PER_COPY: u8 = 6;
 const HALFWAY_MS: u64 = 1200;
 /// Longer than a lease or a claim lasts.
 const LEASE_OVER: Duration = Duration::from_secs(5 * 60 + 2);
+/// How long a living worker may take over a build whose lease and claim have ended, before both pass again.
+const TAKING_OVER: Duration = Duration::from_secs(3);
 /// How long the builds of the host that never returns may take.
 const LAST_DEADLINE: Duration = Duration::from_secs(180);
 
@@ -189,9 +191,10 @@ impl Run {
             }
         }
         let all = async {
-            while self.under_way() > 0 {
+            while let Some(build) = self.builds.iter().find(|build| !world.has_ended(build)) {
                 self.shared.let_pass(LEASE_OVER).await;
-                sleep(Duration::from_secs(3)).await;
+                let ended = world.github.wait_for_end(&build.commit.sha, DEADLINE);
+                let _ = timeout(TAKING_OVER, ended).await;
             }
         };
         timeout(LAST_DEADLINE, all).await.expect("every build ends");

@@ -2,21 +2,30 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Build, BuildRequest, BuildState, ForgeKind, Outcome, Site, WorkerId};
+use super::{Build, BuildId, BuildRequest, BuildState, ForgeKind, Outcome, Site, WorkerId};
+
+const COMMIT: &str = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
+
+/// A new request for a commit of this branch.
+pub fn request(branch: &str) -> BuildRequest {
+    BuildRequest {
+        forge: ForgeKind::Github,
+        id: BuildId::random(),
+        repo: "octo/hello".parse().expect("repo"),
+        revision: COMMIT.parse().expect("sha"),
+        git_ref: Some(format!("refs/heads/{branch}").parse().expect("ref")),
+    }
+}
 
 /// A build of a branch whose hook runs.
 pub fn running() -> Build {
-    let commit = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
     let claimed_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_834_400);
     Build {
         request: BuildRequest {
-            forge: ForgeKind::Github,
             id: "5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d".parse().expect("id"),
-            repo: "octo/hello".parse().expect("repo"),
-            revision: commit.parse().expect("sha"),
-            git_ref: Some("refs/heads/feature/ümlaut".parse().expect("ref")),
+            ..request("feature/ümlaut")
         },
-        commit: Some(commit.parse().expect("sha")),
+        commit: Some(COMMIT.parse().expect("sha")),
         state: BuildState::Started {
             by: WorkerId::random(),
         },

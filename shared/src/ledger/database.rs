@@ -128,19 +128,6 @@ fn lacks_room(error: &LedgerError) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::build::{BuildId, BuildRequest, ForgeKind};
-
-    pub(in super::super) fn request(branch: &str) -> BuildRequest {
-        BuildRequest {
-            forge: ForgeKind::Github,
-            id: BuildId::random(),
-            repo: "octo/hello".parse().expect("repo"),
-            revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
-                .parse()
-                .expect("sha"),
-            git_ref: Some(format!("refs/heads/{branch}").parse().expect("ref")),
-        }
-    }
 
     pub(in super::super) fn ledger() -> (tempfile::TempDir, Ledger) {
         let directory = tempfile::tempdir().expect("directory");

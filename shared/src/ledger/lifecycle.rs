@@ -338,8 +338,9 @@ fn again_in(build: BuildId, age: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::tests::{ledger, open, request};
+    use super::super::database::tests::{ledger, open};
     use super::*;
+    use crate::build::samples::request;
     use crate::build::{BuildError, BuildState};
 
     async fn claimed(ledger: &Ledger, request: &BuildRequest) -> Build {

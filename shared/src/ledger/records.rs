@@ -263,8 +263,9 @@ pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::tests::{ledger, request};
+    use super::super::database::tests::ledger;
     use super::*;
+    use crate::build::samples::request;
 
     #[tokio::test]
     async fn an_end_is_not_written_over() {

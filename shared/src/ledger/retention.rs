@@ -100,9 +100,10 @@ fn read_ended(row: &Row<'_>) -> rusqlite::Result<EndedBuild> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::database::tests::{ledger, request};
+    use super::super::database::tests::ledger;
     use super::*;
     use crate::build::Outcome;
+    use crate::build::samples::request;
 
     async fn ended(ledger: &Ledger, owes: &[&str]) -> BuildId {
         let request = request("main");

@@ -1,9 +1,8 @@
 //! A store that does not keep its word ends the start.
 
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use compose_ci_shared::config::StoreConfig;
 use compose_ci_shared::ledger::Store;
+use compose_ci_shared::net::aws::samples;
 
 use crate::world::{World, sdk_config, store_at};
 
@@ -105,26 +104,9 @@ async fn what_a_store_lacks_is_told_in_one_line() {
 
 #[tokio::test]
 async fn a_store_without_credentials_or_region_is_told() {
-    #[derive(Debug)]
-    struct NoCredentials;
-
-    impl ProvideCredentials for NoCredentials {
-        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-        where
-            Self: 'a,
-        {
-            future::ProvideCredentials::ready(Err(CredentialsError::not_loaded("none here")))
-        }
-    }
-
     let world = World::new().await;
     let sdk = sdk_config(&world.aws.endpoint_url()).await;
-    let nobody = SharedCredentialsProvider::new(NoCredentials);
-    let without = sdk
-        .clone()
-        .into_builder()
-        .credentials_provider(nobody)
-        .build();
+    let without = samples::without_credentials(sdk.clone());
     let store = Store::with_sdk_config(&world.config(), &without).expect("opened");
     let line = store.probe().await.expect_err("no credentials").to_string();
     assert!(

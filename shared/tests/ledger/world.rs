@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use aws_config::{Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
-use compose_ci_shared::build::{Build, BuildId, BuildRequest, ForgeKind};
+use aws_config::SdkConfig;
+use compose_ci_shared::build::{self, Build, BuildId, BuildRequest};
 use compose_ci_shared::config::StoreConfig;
 use compose_ci_shared::ledger::{Claim, Ledger, LedgerError, Store};
-use compose_ci_shared::net::aws;
+use compose_ci_shared::net::aws::samples;
 use harness::{Aws, REGION};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -125,28 +123,12 @@ pub(crate) fn alone() -> (TempDir, Ledger) {
     (directory, ledger)
 }
 
-/// As the environment would give it, for somebody with a key.
 pub(crate) async fn sdk_config(endpoint_url: &str) -> SdkConfig {
-    let sdk = aws::sdk_config(Some(REGION), None).await;
-    let credentials = Credentials::new("an-id", "a-secret", None, None, "the tests");
-    sdk.expect("the roots")
-        .into_builder()
-        .region(Region::from_static(REGION))
-        .endpoint_url(endpoint_url)
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build()
+    samples::sdk_config(REGION, endpoint_url).await
 }
 
 pub(crate) fn request() -> BuildRequest {
-    BuildRequest {
-        forge: ForgeKind::Github,
-        id: BuildId::random(),
-        repo: "octo/hello".parse().expect("repo"),
-        revision: "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"
-            .parse()
-            .expect("sha"),
-        git_ref: Some("refs/heads/main".parse().expect("ref")),
-    }
+    build::samples::request("main")
 }
 
 pub(crate) fn assert_lost(done: Result<(), LedgerError>) {

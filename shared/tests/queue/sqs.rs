@@ -2,15 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use aws_config::{Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use compose_ci_shared::build::{BuildId, Revision};
 use compose_ci_shared::config::SqsConfig;
 use compose_ci_shared::message::Message;
-use compose_ci_shared::net::aws;
+use compose_ci_shared::net::aws::samples;
 use compose_ci_shared::queue::{MAX_RECEIVES, Queue, QueueError, SqsQueue};
 use harness::{Aws, REGION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
@@ -298,10 +295,8 @@ async fn a_wrong_key_is_told_by_a_check() {
 
 #[tokio::test]
 async fn missing_credentials_are_told_as_such() {
-    let sdk = sdk_config("http://127.0.0.1:9").await;
-    let nobody = SharedCredentialsProvider::new(NoCredentials);
-    let sdk = sdk.into_builder().credentials_provider(nobody);
-    let error = open(&at_aws(), &sdk.build()).send(&message()).await;
+    let sdk = samples::without_credentials(sdk_config("http://127.0.0.1:9").await);
+    let error = open(&at_aws(), &sdk).send(&message()).await;
     let error = error.expect_err("no credentials");
     assert!(matches!(error, QueueError::Denied { .. }), "{error:?}");
     assert_eq!(error.to_string().lines().count(), 1, "{error}");
@@ -389,18 +384,6 @@ async fn every_error(queue: &Queue) -> [QueueError; 3] {
     ]
 }
 
-#[derive(Debug)]
-struct NoCredentials;
-
-impl ProvideCredentials for NoCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::ready(Err(CredentialsError::not_loaded("none here")))
-    }
-}
-
 /// A queue whose server answers every request with this error.
 async fn answering(status: u16, code: &str, problem: &str) -> Queue {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -443,15 +426,6 @@ fn open(config: &SqsConfig, sdk: &SdkConfig) -> Queue {
     Queue::Sqs(SqsQueue::with_sdk_config(config, sdk).expect("open"))
 }
 
-/// As the environment would give it, for somebody with a key.
 async fn sdk_config(endpoint_url: &str) -> SdkConfig {
-    let sdk = aws::sdk_config(Some(REGION), None)
-        .await
-        .expect("the roots");
-    let credentials = Credentials::new("an-id", "a-secret", None, None, "the tests");
-    sdk.into_builder()
-        .region(Region::from_static(REGION))
-        .endpoint_url(endpoint_url)
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build()
+    samples::sdk_config(REGION, endpoint_url).await
 }

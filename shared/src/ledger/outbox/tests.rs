@@ -1,7 +1,8 @@
 //! The times at which reports are due.
 
-use super::super::database::tests::{ledger, open, request};
+use super::super::database::tests::{ledger, open};
 use super::*;
+use crate::build::samples::request;
 use crate::build::{BuildRequest, Outcome};
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
@@ -21,15 +19,6 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use super::StoreError;
 use crate::config::{ConfigError, StoreConfig};
 use crate::net::aws;
-
-/// All attempts of a request together.
-const OPERATION_DEADLINE: Duration = Duration::from_secs(4);
-/// One attempt, so that a connection that died unseen leaves time for another one.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
-const ATTEMPTS: u32 = 3;
-/// Short enough for all attempts to be made in time: the last answer tells what is wrong, the
-/// deadline does not.
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// Objects in a bucket, below a prefix. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -74,22 +63,8 @@ impl Bucket {
     /// # Errors
     /// The region is not known.
     pub(super) fn new(config: &StoreConfig, sdk: &SdkConfig) -> Result<Self, ConfigError> {
-        if sdk.region().is_none() {
-            return Err(ConfigError {
-                variable: "AWS_REGION",
-                problem: "missing (STORE_URL does not name the region)".into(),
-            });
-        }
-        let deadlines = TimeoutConfig::builder()
-            .operation_timeout(OPERATION_DEADLINE)
-            .operation_attempt_timeout(ATTEMPT_DEADLINE)
-            .build();
-        let retries = RetryConfig::standard()
-            .with_max_attempts(ATTEMPTS)
-            .with_max_backoff(BACKOFF_MAX);
-        let s3 = aws_sdk_s3::config::Builder::from(sdk)
-            .timeout_config(deadlines)
-            .retry_config(retries)
+        aws::region(sdk, "STORE_URL")?;
+        let s3 = aws_sdk_s3::config::Builder::from(&aws::with_deadlines(sdk))
             .force_path_style(config.is_elsewhere)
             // Other servers than AWS do not know all of the SDK's own checksums.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Config;
@@ -25,18 +24,10 @@ use uuid::Uuid;
 use self::trouble::{Asked, is_answered};
 use super::{Delivery, Lease, QueueError, VISIBILITY_TIMEOUT};
 use crate::build::BuildRequest;
-use crate::config::{ConfigError, QueueUrl, SqsConfig};
+use crate::config::{QueueUrl, SqsConfig};
 use crate::message::Message;
 use crate::net::aws;
 
-/// All attempts of a request together: less than the 5 s for which the webhook waits.
-const OPERATION_DEADLINE: Duration = Duration::from_secs(4);
-/// One attempt, so that a connection that died unseen leaves time for another one.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
-const ATTEMPTS: u32 = 3;
-/// Short enough for all attempts to be made in time: the last answer tells what is wrong, the
-/// deadline does not.
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// How much longer than it was asked to wait a receive may take. Without a deadline one that lost
 /// its peer never ends.
 const RECEIVE_MARGIN: Duration = Duration::from_secs(5);
@@ -89,25 +80,9 @@ impl SqsQueue {
     /// # Errors
     /// The region is not known.
     pub fn with_sdk_config(config: &SqsConfig, sdk: &SdkConfig) -> Result<Self, QueueError> {
-        if sdk.region().is_none() {
-            return Err(QueueError::Config(ConfigError {
-                variable: "AWS_REGION",
-                problem: "missing (QUEUE_URL does not name the region)".into(),
-            }));
-        }
-        let deadlines = TimeoutConfig::builder()
-            .operation_timeout(OPERATION_DEADLINE)
-            .operation_attempt_timeout(ATTEMPT_DEADLINE)
-            .build();
-        let retries = RetryConfig::standard()
-            .with_max_attempts(ATTEMPTS)
-            .with_max_backoff(BACKOFF_MAX);
-        let sqs = aws_sdk_sqs::config::Builder::from(sdk)
-            .timeout_config(deadlines)
-            .retry_config(retries)
-            .build();
+        aws::region(sdk, "QUEUE_URL")?;
         let queue = Remote {
-            client: Client::from_conf(sqs),
+            client: Client::new(&aws::with_deadlines(sdk)),
             url: Arc::new(config.url.clone()),
         };
         let dead_letters = config.dead_letters_url.clone().map(|url| queue.at(url));

@@ -27,12 +27,7 @@ impl Ses {
     /// # Errors
     /// The region is not known.
     pub(super) fn new(sdk: &SdkConfig) -> Result<Self, ConfigError> {
-        let Some(region) = sdk.region() else {
-            return Err(ConfigError {
-                variable: "AWS_REGION",
-                problem: "missing (SES_FROM does not name the region)".to_owned(),
-            });
-        };
+        let region = aws::region(sdk, "SES_FROM")?;
         let config = aws_sdk_ses::config::Builder::from(sdk)
             // Mails are tried again for a day by whoever owes them.
             .retry_config(RetryConfig::disabled())

@@ -2,9 +2,6 @@
 
 use std::path::Path;
 
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_ses::config::Region;
 use harness::{Aws, REGION, SinkOptions, SmtpSink};
 use shared::config::{MailConfig, MailOn, SmtpConfig, SmtpTls};
@@ -18,6 +15,7 @@ use crate::notify::mail::{Mailer, Transport};
 use crate::notify::tests::html;
 use shared::build::Outcome;
 use shared::build::samples::ended;
+use shared::net::aws::samples;
 use shared::words::MailContext;
 
 const FROM: &str = "The CI <ci@example.org>";
@@ -29,14 +27,7 @@ fn to() -> Vec<String> {
 }
 
 async fn sdk(endpoint_url: &str) -> SdkConfig {
-    let credentials = Credentials::new("an-id", "a-secret", None, None, "the tests");
-    let sdk = aws::sdk_config(Some(REGION), None)
-        .await
-        .expect("the roots");
-    sdk.into_builder()
-        .endpoint_url(endpoint_url)
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build()
+    samples::sdk_config(REGION, endpoint_url).await
 }
 
 /// An account that has verified the domain of all addresses.
@@ -226,23 +217,9 @@ async fn what_passes_by_itself_is_tried_again() {
     assert_eq!(aws.sent_mails().await.len(), 1);
 }
 
-#[derive(Debug)]
-struct NoCredentials;
-
-impl ProvideCredentials for NoCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::ready(Err(CredentialsError::not_loaded("none here")))
-    }
-}
-
 #[tokio::test]
 async fn credentials_that_are_missing_may_be_there_later() {
-    let sdk = sdk("http://127.0.0.1:9").await;
-    let nobody = SharedCredentialsProvider::new(NoCredentials);
-    let nobody = sdk.into_builder().credentials_provider(nobody).build();
+    let nobody = samples::without_credentials(sdk("http://127.0.0.1:9").await);
     let (_dir, log) = log_file("ok\n");
     let sent = send(&nobody, &log).await;
     let Err(MailError::Transient(line)) = sent else {

@@ -3,6 +3,9 @@
 //! The SDK's stock client brings a TLS provider of its own, and reads the machine's whole
 //! directory of certificates. This one is hyper over [`tls`]: one TLS, one set of roots.
 
+#[cfg(feature = "samples")]
+pub mod samples;
+
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +14,8 @@ pub use aws_config::SdkConfig;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials};
@@ -32,6 +37,15 @@ use crate::net::tls;
 /// Less than any deadline of an operation, so that there is time for a second address or attempt.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
+/// All attempts of a request together: less than the 5 s for which the webhook waits.
+const OPERATION_DEADLINE: Duration = Duration::from_secs(4);
+/// One attempt, so that a connection that died unseen leaves time for another one.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
+const ATTEMPTS: u32 = 3;
+/// Short enough for all attempts to be made in time: the last answer tells what is wrong, the
+/// deadline does not.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
 /// The configuration of every client: credentials as the aws CLI finds them, asked for when they
 /// are needed first. Nothing is looked up over the network as long as `region`, or the
 /// environment, names the region.
@@ -52,6 +66,30 @@ pub async fn sdk_config(
         loader = loader.region(region);
     }
     Ok(loader.load().await)
+}
+
+/// The region that the environment names, or else `variable`.
+///
+/// # Errors
+/// Neither does.
+pub fn region<'a>(sdk: &'a SdkConfig, variable: &str) -> Result<&'a Region, ConfigError> {
+    sdk.region().ok_or_else(|| ConfigError {
+        variable: "AWS_REGION",
+        problem: format!("missing ({variable} does not name the region)"),
+    })
+}
+
+/// The configuration of a client whose answers somebody waits for: 4 s for each.
+pub fn with_deadlines(sdk: &SdkConfig) -> SdkConfig {
+    let deadlines = TimeoutConfig::builder()
+        .operation_timeout(OPERATION_DEADLINE)
+        .operation_attempt_timeout(ATTEMPT_DEADLINE)
+        .build();
+    let retries = RetryConfig::standard()
+        .with_max_attempts(ATTEMPTS)
+        .with_max_backoff(BACKOFF_MAX);
+    let sdk = sdk.clone().into_builder();
+    sdk.timeout_config(deadlines).retry_config(retries).build()
 }
 
 /// Those of the environment, or else what the SDK finds. It would look into the environment first
