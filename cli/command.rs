@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the webhook, the queue and a worker in one process
     Serve,
-    /// Run a worker alone, one of any number that share the SQS queue at QUEUE_URL
+    /// Run a worker alone; any number share the queue at QUEUE_URL and claim builds in STORE_URL
     Worker,
     /// Queue the pushes of the last three days that GitHub could not deliver, and exit
     Reconcile,

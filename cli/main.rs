@@ -2,7 +2,6 @@
 
 mod command;
 mod health;
-mod queue;
 mod reconcile;
 mod serve;
 mod work;

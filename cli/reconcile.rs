@@ -9,13 +9,11 @@ use anyhow::{Context, anyhow, ensure};
 use handler::reconcile::{Findings, Reconciler};
 use shared::build::{BuildId, BuildRequest};
 use shared::config::{Env, LogConfig, QueueConfig, ReconcileConfig, StoreConfig};
-use shared::ledger::Ledger;
-use shared::process::telemetry;
+use shared::ledger::{Ledger, Store};
+use shared::process::{directory, telemetry};
 use shared::queue::Queue;
 use tokio::time::sleep;
 use worker::Worker;
-
-use crate::queue;
 
 /// How often a service looks for missed pushes, less up to a quarter.
 const INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -29,10 +27,15 @@ pub(crate) async fn once(env: &Env) -> anyhow::Result<()> {
     let config = ReconcileConfig::load(env)?;
     let queue = QueueConfig::load(env)?;
     telemetry::init(&log);
-    let queue = queue::open(&queue).await?;
-    std::fs::create_dir_all(&config.data_dir)
+    let queue = Queue::open(&queue).await?;
+    directory::make_private(&config.data_dir)
         .with_context(|| format!("DATA_DIR: {}", config.data_dir.display()))?;
-    let ledger = Ledger::open(&config.data_dir, StoreConfig::load(env)?.as_ref()).await?;
+    let store = match StoreConfig::load(env)? {
+        // Workers have tried it: nothing is written there.
+        Some(config) => Some(Store::open(&config).await?),
+        None => None,
+    };
+    let ledger = Ledger::with_store(&config.data_dir, store)?;
     let mut lookout = Lookout {
         reconciler: Reconciler::new(&config, queue)?,
         ledger,
@@ -83,7 +86,7 @@ impl Lookout {
             let findings = self.look().await;
             let problems = findings.problems();
             if !problems.is_empty() && problems != told {
-                tracing::warn!(error = problems, "cannot look for missed pushes");
+                tracing::warn!(error = problems, "failed to look for missed pushes");
             }
             tracing::debug!(queued = findings.queued.len(), "looked for missed pushes");
             told = problems;

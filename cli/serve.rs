@@ -5,11 +5,11 @@ use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, ReconcileConfig
 use shared::ledger::Reserve;
 use shared::process::shutdown::Shutdown;
 use shared::process::telemetry;
+use shared::queue::Queue;
 use tokio_util::sync::CancellationToken;
 use web::Pages;
 use worker::Worker;
 
-use crate::queue;
 use crate::reconcile::{self, Lookout};
 
 /// Runs until a signal ends it.
@@ -28,7 +28,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     // On a full disk the databases need it to be opened.
     Reserve::of(&worker.data_dir).release();
     // The queue first: its lock tells a second service with the same data at once.
-    let queue = queue::open(&queue).await?;
+    let queue = Queue::open(&queue).await?;
     let data_dir = worker.data_dir.clone();
     let worker = Worker::new(worker, web::mail::html).await?;
     let lookout = Lookout::for_worker(reconcile, &worker, &queue)?;

@@ -26,7 +26,7 @@ pub struct Reconciler {
     policy: Policy,
     status_context: String,
     queue: Queue,
-    /// What this process has queued, or found not to build, as long as the forge tells of it.
+    /// The pushes that this process has queued or ignored, as long as the forge lists them.
     dealt_with: HashSet<BuildId>,
 }
 
@@ -68,7 +68,7 @@ impl Reconciler {
         findings
     }
 
-    /// Looks for so long. What was not queued by then waits for the next look.
+    /// Looks as [`look`](Self::look) does, for this time at most. What was not queued by then waits for the next look.
     pub async fn look_within(
         &mut self,
         time: Duration,
@@ -78,7 +78,8 @@ impl Reconciler {
         let look = self.look_at_all(known, &mut findings);
         let in_time = timeout(time, look).await.is_ok();
         if !in_time && findings.queued.is_empty() {
-            let problem = anyhow::anyhow!("GitHub did not answer in time");
+            let problem =
+                anyhow::anyhow!("the time was over: GitHub, the queue or the store answers slowly");
             findings.problems.push(problem);
         }
         findings

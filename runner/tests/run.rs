@@ -531,6 +531,10 @@ async fn log_without_a_directory_stops_the_hook() {
 #[tokio::test]
 async fn engine_names_the_directory_of_its_volumes() {
     let build = Build::of("echo ran").await;
-    let root = build.engine.data_root().await.expect("an answer");
-    assert!(root.is_absolute(), "{root:?}");
+    let found = build.engine.volumes_dir().await.expect("an answer");
+    let volumes = found.expect("the engine tells");
+    assert!(
+        volumes.is_absolute() && volumes.ends_with("volumes"),
+        "{volumes:?}"
+    );
 }

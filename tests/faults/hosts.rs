@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::hooks::{Hooks, Mark};
-use crate::judge::Tally;
+use crate::judge::{Tally, state_of};
 use crate::plan::Budget;
 use crate::recorded;
 use crate::row::Seen;
@@ -84,6 +84,7 @@ impl Run {
             family,
         };
         shared.aws.create_bucket(&shared.family).await;
+        // This stops the queue's clock: leases end only when the row says so.
         shared.let_pass(Duration::ZERO).await;
         let mut hosts = Vec::new();
         for _ in 0..count {
@@ -146,19 +147,10 @@ impl Run {
     }
 
     async fn break_something(&mut self, dice: &mut Rng) {
-        // Hooks go on that have waited since the last fault.
         sleep(Duration::from_millis(dice.u64(..HALFWAY_MS))).await;
-        for build in &self.builds {
-            for host in &self.hosts {
-                host.hooks.release(&build.commit.sha);
-            }
-        }
+        self.release_hooks();
         match dice.u8(..4) {
-            // Every lease of a message ends, and no claim does.
-            0 => {
-                let Shared { aws, family, .. } = &self.shared;
-                aws.advance_clock(family, LEASE_OVER).await;
-            }
+            0 => self.shared.end_leases().await,
             _ => {
                 let mut living: Vec<_> =
                     self.hosts.iter_mut().filter(|host| !host.is_lost).collect();
@@ -169,21 +161,25 @@ impl Run {
         }
     }
 
-    /// Waits for the end of all builds: first of those that a living host has, then of the lost one's.
-    async fn end(&mut self) {
+    /// Lets the hooks go on that wait halfway.
+    fn release_hooks(&self) {
         for build in &self.builds {
             for host in &self.hosts {
                 host.hooks.release(&build.commit.sha);
             }
         }
+    }
+
+    /// Waits for the end of all builds: first of those that a living host has, then of the lost one's.
+    async fn end(&mut self) {
+        self.release_hooks();
         let lost = self.lost_builds();
         let world = &self.shared.world;
         for build in self.builds.iter().filter(|build| !lost.contains(&build.id)) {
             let ended = world.github.wait_for_end(&build.commit.sha, DEADLINE);
             // A message that was received and never worked on comes back with its lease.
             if timeout(DEADLINE / 4, ended).await.is_err() {
-                let Shared { aws, family, .. } = &self.shared;
-                aws.advance_clock(family, LEASE_OVER).await;
+                self.shared.end_leases().await;
                 // One whose worker was killed between the claim and its own record of it waits for the
                 // end of the claim, below.
                 let ended = world.github.wait_for_end(&build.commit.sha, DEADLINE);
@@ -251,13 +247,23 @@ impl Run {
             .filter(|host| !host.is_lost)
             .filter_map(|host| recorded::outcome(&host.service, &build.id));
         let outcomes: Vec<Outcome> = outcomes.collect();
+        let state = finals[0].0;
         let Some(outcome) = outcomes.first() else {
-            return match was_lost || ended == 1 {
+            let own = match build.commit.exit_code {
+                0 => CommitState::Success,
+                _ => CommitState::Failure,
+            };
+            return match ended == 1 && state == own {
                 // The lost host itself had reported it.
                 true => Ok(None),
-                false => Err("has an end that no host has recorded".to_owned()),
+                false => Err(format!("ended as {state:?}, which no host has recorded")),
             };
         };
+        if state_of(outcome) != state {
+            return Err(format!(
+                "ended in {outcome:?}, and was reported as {state:?}"
+            ));
+        }
         match outcome {
             _ if outcomes.iter().any(|other| other != outcome) => {
                 Err(format!("has several ends: {outcomes:?}"))
@@ -306,6 +312,11 @@ impl Host {
 }
 
 impl Shared {
+    /// Every lease of a message ends, and no claim does.
+    async fn end_leases(&self) {
+        self.aws.advance_clock(&self.family, LEASE_OVER).await;
+    }
+
     /// Moves the clocks of the queue and of the store.
     async fn let_pass(&self, time: Duration) {
         self.aws.advance_clock(&self.family, time).await;

@@ -295,7 +295,7 @@ impl Evidence<'_> {
 }
 
 /// The state that a commit gets whose build ended so.
-fn state_of(outcome: &Outcome) -> CommitState {
+pub(crate) fn state_of(outcome: &Outcome) -> CommitState {
     match outcome {
         Outcome::Passed => CommitState::Success,
         Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::OutOfMemory { .. } => {

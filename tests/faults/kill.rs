@@ -16,7 +16,7 @@ use crate::hooks::{Hooks, Mark};
 use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
 use crate::points::{EngineEvents, POINTS, Point, View};
-use crate::recorded::Untold;
+use crate::recorded::Unsent;
 use crate::row::Seen;
 use crate::world::{Bench, Build, DEADLINE, World, by_mail, has_mail_of, log, mails_of};
 
@@ -82,7 +82,7 @@ struct Lane<'a> {
     sink: SmtpSink,
     service: OneBox,
     builds: Vec<Build>,
-    untold: Untold,
+    unsent: Unsent,
     tally: Tally,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Lane<'a> {
             sink,
             service,
             builds: Vec::new(),
-            untold: Untold::default(),
+            unsent: Unsent::default(),
             tally: Tally::default(),
         }
     }
@@ -140,7 +140,7 @@ impl<'a> Lane<'a> {
         view.sees(point).await;
         sleep(after_point).await;
         self.service.kill();
-        self.untold.note(&self.service);
+        self.unsent.look_at(&self.service);
         self.service.start_again().await;
     }
 
@@ -155,7 +155,7 @@ impl<'a> Lane<'a> {
         Tally::nothing_is_left(self.engine, &self.builds).await;
         self.service.stop(DEADLINE).await;
         for build in &self.builds {
-            let bar = Bar::RESULT.or_told_again(self.untold.has_result_of(build));
+            let bar = Bar::RESULT.or_told_again(self.unsent.has_result_of(build));
             let log = log(&self.service, &build.id);
             tally.judge(
                 &self.world,
@@ -165,7 +165,7 @@ impl<'a> Lane<'a> {
                 bar,
             );
             let mails = mails_of(sink, build);
-            if mails > 1 + usize::from(self.untold.has_mail_of(build)) {
+            if mails > 1 + usize::from(self.unsent.has_mail_of(build)) {
                 tally.problem(format!("{} has {mails} mails", build.id));
             }
         }
@@ -197,7 +197,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
     let setup = world.setup(bench).env("CONCURRENCY", "4");
     let mut service = setup.start().await;
     let mut builds = Vec::new();
-    let (mut untold, mut lost) = (Untold::default(), HashSet::new());
+    let (mut unsent, mut lost) = (Unsent::default(), HashSet::new());
     let mut kills = 0;
     while kills < planned && !budget.is_spent() {
         let under_way = builds
@@ -210,7 +210,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
         }
         sleep(Duration::from_millis(dice.u64(..LIFE_MAX_MS))).await;
         service.kill();
-        untold.note(&service);
+        unsent.look_at(&service);
         if dice.u8(..KILLS_PER_LOST) == 0 {
             lost.extend(lose_a_container(&world, &engine, &builds).await);
         }
@@ -231,7 +231,7 @@ pub(crate) async fn at_random(bench: &mut Bench, budget: &Budget, mut dice: Rng)
             // Whose worker was killed three times before the hook began.
             false => Bar::RESULT.or_error(was_given_up),
         };
-        let bar = bar.or_told_again(untold.has_result_of(build));
+        let bar = bar.or_told_again(unsent.has_result_of(build));
         let log = log(&service, &build.id);
         tally.judge(&world, &bench.hooks, &service, (build, &log), bar);
     }

@@ -164,7 +164,7 @@ impl Cell {
         tally
     }
 
-    /// Every fault is over soon enough to be made good. A message that cannot be settled comes back.
+    /// Every fault is over soon enough to be made good. A message that cannot be acknowledged comes back.
     fn bar(self) -> Bar {
         Bar::RESULT.or_told_again(self.part == Part::Sqs)
     }

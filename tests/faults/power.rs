@@ -6,7 +6,7 @@ use harness::{OneBox, SmallDisk};
 use crate::hooks::{Hooks, Mark};
 use crate::judge::{Bar, Tally};
 use crate::plan::Budget;
-use crate::recorded::{Untold, builds};
+use crate::recorded::{Unsent, builds};
 use crate::row::Seen;
 use crate::world::{Bench, Build, DEADLINE, World, log};
 
@@ -29,7 +29,7 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
     let setup = world.setup(bench).env("DATA_DIR", data_dir);
     let mut service = setup.env("DISK_FREE_MIN", "0").start().await;
     let (mut survivors, mut tally) = (Vec::new(), Tally::default());
-    let (mut cuts, mut untold) = (0, Untold::default());
+    let (mut cuts, mut unsent) = (0, Unsent::default());
     for deed in &deeds {
         if budget.is_spent() {
             break;
@@ -42,7 +42,7 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
         disk.lose_power();
         cuts += 1;
         let is_known = deed.is_known_to(&service, &build);
-        untold.note(&service);
+        unsent.look_at(&service);
         service.start_again().await;
         bench.hooks.release(&build.commit.sha);
         if is_known {
@@ -59,7 +59,7 @@ pub(crate) async fn cut(bench: &mut Bench, budget: &Budget, mut dice: Rng) -> Se
     // Their logs have outlived the cuts that came after them, too.
     for build in &survivors {
         let log = log(&service, &build.id);
-        let bar = Bar::RESULT.or_told_again(untold.has_result_of(build));
+        let bar = Bar::RESULT.or_told_again(unsent.has_result_of(build));
         tally.judge(&world, &bench.hooks, &service, (build, &log), bar);
     }
     Seen::of(cuts, deeds.len(), "power cuts", tally)

@@ -5,21 +5,20 @@ use std::collections::HashSet;
 
 use harness::OneBox;
 use rusqlite::{Connection, OpenFlags};
-
 use shared::build::Outcome;
 
 use crate::world::Build;
 
-/// What killed processes had not noted as told.
+/// The reports that killed processes had not recorded as sent.
 #[derive(Debug, Default)]
-pub(crate) struct Untold {
+pub(crate) struct Unsent {
     results: HashSet<String>,
     mails: HashSet<String>,
 }
 
-impl Untold {
+impl Unsent {
     /// Looks at the data of a service that was just killed.
-    pub(crate) fn note(&mut self, killed: &OneBox) {
+    pub(crate) fn look_at(&mut self, killed: &OneBox) {
         let ended = "SELECT id FROM builds WHERE ended_ms > 0";
         let ended: HashSet<_> = builds(killed, "builds.db", ended).into_iter().collect();
         let queued = queued(killed).into_iter();
@@ -29,8 +28,8 @@ impl Untold {
         self.mails.extend(builds(killed, "builds.db", mails));
     }
 
-    /// Whether a build had ended and its message was not settled: it comes back, and the result is
-    /// told once more.
+    /// Whether a build had ended and its message was not acknowledged: it comes back, and the result is
+    /// reported once more.
     pub(crate) fn has_result_of(&self, build: &Build) -> bool {
         self.results.contains(&build.id)
     }

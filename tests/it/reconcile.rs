@@ -191,7 +191,7 @@ async fn a_token_without_the_right_is_told_in_one_line_and_pushes_build() {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("ooks")).collect();
     assert_eq!(lines.len(), 1, "{lines:#?}");
     let (_, told) = lines[0].split_once("WARN").expect("a warning");
-    insta::assert_snapshot!(told.trim(), @r#"cannot look for missed pushes error="GitHub answered 403 to the webhooks of octo/hello: GITHUB_TOKEN needs the permission to read them (\"Webhooks: read\", or read:repo_hook of a classic token)""#);
+    insta::assert_snapshot!(told.trim(), @r#"failed to look for missed pushes error="GitHub answered 403 to the webhooks of octo/hello: GITHUB_TOKEN needs the permission to read them (\"Webhooks: read\", or read:repo_hook of a classic token)""#);
 }
 
 #[tokio::test]

@@ -264,7 +264,10 @@ async fn a_look_ends_before_the_time_of_its_function_does() {
     let mut function = scheduled.function().await;
     github.fail_next(Endpoint::HookDeliveries, 1, Fault::Hang);
     let told = error_of(&mut function, Duration::from_secs(7)).await;
-    assert_eq!(told, "GitHub did not answer in time");
+    assert_eq!(
+        told,
+        "the time was over: GitHub, the queue or the store answers slowly"
+    );
 
     function.invoke(&scheduled_event()).await;
     assert_eq!(scheduled.queued().await, scheduled.builds_of(&commits));

@@ -199,7 +199,7 @@ async fn help_lists_every_variable() {
 
     Commands:
       serve        Run the webhook, the queue and a worker in one process
-      worker       Run a worker alone, one of any number that share the SQS queue at QUEUE_URL
+      worker       Run a worker alone; any number share the queue at QUEUE_URL and claim builds in STORE_URL
       reconcile    Queue the pushes of the last three days that GitHub could not deliver, and exit
       healthcheck  Ask the service on this machine whether it is healthy (exit code 0) or not (1)
       help         Print this message or the help of the given subcommand(s)
@@ -288,4 +288,9 @@ async fn a_worker_alone_needs_a_queue_that_others_can_reach() {
     let fixture = Fixture::plain().await;
     let told = refused(&fixture.setup("true"), "worker").await;
     insta::assert_snapshot!(told.trim_end(), @"compose-ci: QUEUE_URL: missing (the queue in DATA_DIR serves compose-ci serve alone)");
+    let elsewhere = fixture.setup("true");
+    let elsewhere = elsewhere.env("QUEUE_URL", "http://127.0.0.1:9/1/builds");
+    let elsewhere = elsewhere.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+    let told = refused(&elsewhere, "worker").await;
+    insta::assert_snapshot!(told.trim_end(), @"compose-ci: AWS_REGION: missing (QUEUE_URL does not name the region)");
 }

@@ -20,7 +20,7 @@ use crate::page::{self, LogEscaper};
 /// The size of the pieces in which a log is read.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Where the pages come from.
+/// The sources of the pages.
 #[derive(Debug, Clone)]
 pub struct Pages {
     /// The builds.

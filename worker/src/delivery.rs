@@ -12,7 +12,7 @@ use shared::queue::{Delivery, Lease};
 use tokio::time::{sleep, timeout};
 
 use crate::heartbeat::{Lost, Turns, hold_lease};
-use crate::job::{Attempt, Job, Verdict};
+use crate::job::{Attempt, Job, Origin, Verdict};
 use crate::slots::Slot;
 
 /// How long to leave a message alone after the ledger failed.
@@ -28,24 +28,14 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(5 * 60);
 pub(crate) struct Deliveries {
     job: Job,
     turns: Turns,
-    /// Whether workers elsewhere receive from the queue as well.
-    is_shared: bool,
     running: Arc<Mutex<HashMap<BuildId, Attempt>>>,
 }
 
-/// The queue that a delivery comes from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Origin {
-    Queue,
-    DeadLetters,
-}
-
 impl Deliveries {
-    pub(crate) fn new(job: Job, is_shared: bool) -> Self {
+    pub(crate) fn new(job: Job) -> Self {
         Self {
             job,
             turns: Turns::default(),
-            is_shared,
             running: Arc::default(),
         }
     }
@@ -61,26 +51,37 @@ impl Deliveries {
             Ok(message) => message,
             Err(error) => {
                 tracing::error!(%error, ?origin, "failed to read a message; it stays for a person to look at");
-                return give_back(lease, origin.delay_of_unreadable()).await;
+                // It becomes a dead letter soon, and is logged seldom from then on.
+                let delay = match origin {
+                    Origin::DeadLetters => UNREADABLE_DELAY,
+                    Origin::Queue | Origin::EarlierProcess => Duration::ZERO,
+                };
+                return give_back(lease, delay).await;
             }
         };
         let request = message.request();
         let build = request.id;
         let stop = Stop::default();
         let attempt = Attempt {
+            origin,
             receives,
             slot: slot.clone(),
             stop: stop.clone(),
-            is_last: matches!(origin, Origin::DeadLetters),
         };
         let mut working = pin!(self.work(request, attempt));
         let verdict = tokio::select! {
             verdict = &mut working => verdict,
             lost = hold_lease(build, &lease) => {
-                self.lose(build, lost, &stop);
-                if lost == Lost::Already && !self.job.ledger.has_store() {
+                tracing::error!(%build, ?lost, "lost the lease of a build");
+                match lost {
                     // The worker that has it now, here or on another engine, goes on with the container.
-                    return;
+                    Lost::Already if !self.job.ledger.has_store() => return,
+                    // Nothing but the lease keeps another worker from starting the hook.
+                    Lost::Soon if self.job.housekeeper.lease_is_lock => {
+                        stop.request(StopReason::LeaseLost);
+                    }
+                    // The ledger does.
+                    _ => {}
                 }
                 working.await
             }
@@ -93,10 +94,10 @@ impl Deliveries {
     /// end.
     pub(crate) async fn go_on(&self, request: &BuildRequest, slot: Slot) {
         let attempt = Attempt {
+            origin: Origin::EarlierProcess,
             receives: 0,
             slot,
             stop: Stop::default(),
-            is_last: false,
         };
         match self.work(request, attempt).await {
             // Without a store, another worker on this engine may have to see the container.
@@ -147,15 +148,6 @@ impl Deliveries {
         }
     }
 
-    /// Without a store nothing but the lease keeps another worker from starting the hook: it is stopped
-    /// before the lease ends. With one, or a queue of this worker's own, the ledger does.
-    fn lose(&self, build: BuildId, lost: Lost, stop: &Stop) {
-        tracing::error!(%build, ?lost, "lost the lease of a build");
-        if self.is_shared && !self.job.ledger.has_store() && lost == Lost::Soon {
-            stop.request(StopReason::LeaseLost);
-        }
-    }
-
     async fn settle(&self, build: BuildId, verdict: Result<Verdict, LedgerError>, lease: Lease) {
         match verdict {
             Ok(Verdict::Acknowledge) if self.job.ledger.has_store() => {
@@ -198,16 +190,6 @@ struct Running<'a>(&'a Deliveries, BuildId);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running().remove(&self.1);
-    }
-}
-
-impl Origin {
-    /// A message that cannot be read becomes a dead letter soon, and is logged seldom from then on.
-    fn delay_of_unreadable(self) -> Duration {
-        match self {
-            Self::Queue => Duration::ZERO,
-            Self::DeadLetters => UNREADABLE_DELAY,
-        }
     }
 }
 

@@ -47,16 +47,25 @@ pub struct Job {
 /// One attempt to work on a build.
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
-    /// How often its message was received, this time included; 0 for a build of an earlier process, whose
-    /// message comes back by itself.
+    pub(crate) origin: Origin,
+    /// How often its message was received, this time included.
     pub(crate) receives: u32,
     /// The place among the builds that run at once.
     pub(crate) slot: Slot,
     /// Ends the build.
     pub(crate) stop: Stop,
-    /// Whether its message was received too often. A build whose hook has started is followed to its end
+}
+
+/// The reason for an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A message of the queue.
+    Queue,
+    /// A message that was received too often. A build whose hook has started is followed to its end
     /// all the same: the worker was interrupted, the build was not.
-    pub(crate) is_last: bool,
+    DeadLetters,
+    /// A build of an earlier process, whose message comes back by itself.
+    EarlierProcess,
 }
 
 /// What is to become of a delivery.
@@ -85,14 +94,16 @@ impl Job {
         let build = match self.ledger.claim(request).await? {
             Claim::Ours(build) => build,
             // Not a delivery: what this worker owes of it is owed already.
-            Claim::Ended(_) if attempt.receives == 0 => return Ok(Verdict::Acknowledge),
+            Claim::Ended(_) if attempt.origin == Origin::EarlierProcess => {
+                return Ok(Verdict::Acknowledge);
+            }
             Claim::Ended(build) => return self.report_again(&build).await,
             Claim::Elsewhere { again_in } => {
                 tracing::info!(build = %request.id, ?again_in, "skipping: claimed by another worker");
                 return Ok(Verdict::Return(again_in));
             }
         };
-        if attempt.is_last && !build.state.may_have_begun() {
+        if attempt.origin == Origin::DeadLetters && !build.state.may_have_begun() {
             return self
                 .end(&build, gave_up("the worker was interrupted"))
                 .await;
@@ -104,7 +115,7 @@ impl Job {
             }
             // Without a store, another worker on this engine may have ended it.
             Err(Obstacle::Final(BuildError::ContainerGone))
-                if attempt.receives == 0 && !self.ledger.has_store() =>
+                if attempt.origin == Origin::EarlierProcess && !self.ledger.has_store() =>
             {
                 return self.leave(&build).await;
             }
@@ -121,15 +132,15 @@ impl Job {
     ) -> Result<Outcome, Obstacle> {
         let id = build.request.id;
         let building = Box::pin(self.build(build, attempt));
+        if !self.ledger.has_store() {
+            return building.await;
+        }
         let holding = async {
             let lost = hold_claim(id, &self.ledger).await;
             tracing::error!(build = %id, ?lost, "lost the claim of a build; stopping its hook");
             attempt.stop.request(StopReason::LeaseLost);
             pending::<Infallible>().await
         };
-        if !self.ledger.has_store() {
-            return building.await;
-        }
         tokio::select! {
             built = building => built,
             never = holding => match never {},
@@ -199,10 +210,7 @@ impl Job {
                     slot.lend_while(self.pull()).await?;
                     pulled = true;
                 }
-                Err(Obstacle::NoImage) => {
-                    let image = self.image.clone();
-                    return Err(Obstacle::Final(BuildError::NoImage { image }));
-                }
+                Err(Obstacle::NoImage) => return Err(self.no_image()),
                 Err(Obstacle::SourceBroke) => {
                     if !slot.lend_while(patience.wait(BROKE_OFF, None)).await {
                         return Err(Obstacle::Transient(BROKE_OFF.into()));
@@ -264,8 +272,7 @@ impl Job {
             EngineError::Gone(_) | EngineError::NoSpace(_) => error.into(),
             _ => {
                 tracing::warn!(image, %error, "failed to pull the build image");
-                let image = image.clone();
-                Obstacle::Final(BuildError::NoImage { image })
+                self.no_image()
             }
         })?;
         if let Some(id) = self.engine.image_id(image).await? {
@@ -273,6 +280,11 @@ impl Job {
             recorded.map_err(unrecorded)?;
         }
         Ok(())
+    }
+
+    fn no_image(&self) -> Obstacle {
+        let image = self.image.clone();
+        Obstacle::Final(BuildError::NoImage { image })
     }
 
     /// The commit that was asked for, by name or by itself.
@@ -292,15 +304,12 @@ impl Job {
         }
     }
 
-    /// Owes the pending status, once, and notes which image the build uses.
+    /// Owes the pending status, once, and records which image the build uses.
     async fn announce(&self, build: &Build) -> Result<(), Obstacle> {
-        let noted = async {
-            self.ledger.image_used(&self.image).await?;
-            let id = build.request.id;
-            self.ledger.owe(id, STATUS, Event::Began).await
-        };
-        let noted: Result<(), LedgerError> = noted.await;
-        noted.map_err(unrecorded)?;
+        let recorded = self.ledger.image_used(&self.image).await;
+        recorded.map_err(unrecorded)?;
+        let owed = self.ledger.owe(build.request.id, STATUS, Event::Began);
+        owed.await.map_err(unrecorded)?;
         self.notifiers.ring();
         Ok(())
     }

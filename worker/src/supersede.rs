@@ -67,10 +67,10 @@ impl Supersession {
     ) -> Result<(), LedgerError> {
         if let Some(decided) = self.ledger.stop_reason(build.request.id).await? {
             stop.request(decided);
-        } else if let Some(branch) = branch(build).filter(|_| self.wanted) {
+        } else if let Some(branch) = self.branch_of(build) {
             // An error says that no other build runs.
-            let _ = self.pushes.send(branch);
-            self.look(build, commit, stop).await;
+            let _ = self.pushes.send(branch.clone());
+            self.look(build, &branch, commit, stop).await;
         }
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Supersession {
     /// Looks at the branch of a build that runs, whenever this worker hears of a push to it and every
     /// so often, until a newer commit is found or the build is asked to stop for another reason.
     pub(crate) async fn watch(&self, build: &Build, commit: &CommitSha, stop: &Stop) {
-        let Some(branch) = branch(build).filter(|_| self.wanted) else {
+        let Some(branch) = self.branch_of(build) else {
             return;
         };
         let mut pushes = self.pushes.subscribe();
@@ -89,16 +89,32 @@ impl Supersession {
                 () = sleep(wait) => {}
                 () = push_to(&branch, &mut pushes) => {}
             }
-            let asked_to_wait = self.look(build, commit, stop).await;
+            let asked_to_wait = self.look(build, &branch, commit, stop).await;
             wait = interval.max(asked_to_wait);
+        }
+    }
+
+    /// The branch whose push asked for a build, if builds of it can be superseded.
+    fn branch_of(&self, build: &Build) -> Option<Branch> {
+        match &build.request.git_ref {
+            Some(GitRef::Branch(name)) if self.wanted => {
+                Some((build.request.repo.clone(), name.clone()))
+            }
+            _ => None,
         }
     }
 
     /// Asks a build to stop if there is a newer commit of its branch. Returns how long the forge wants
     /// to be left alone; while it cannot be asked, nothing is superseded.
-    async fn look(&self, build: &Build, commit: &CommitSha, stop: &Stop) -> Duration {
+    async fn look(
+        &self,
+        build: &Build,
+        branch: &Branch,
+        commit: &CommitSha,
+        stop: &Stop,
+    ) -> Duration {
         let id = build.request.id;
-        match self.find_newer(build, commit).await {
+        match self.find_newer(build, branch, commit).await {
             Ok(None) => Duration::ZERO,
             Ok(Some(by)) => {
                 tracing::info!(build = %id, repo = %build.request.repo, %by, "superseded");
@@ -118,13 +134,10 @@ impl Supersession {
     async fn find_newer(
         &self,
         build: &Build,
+        (repo, branch): &Branch,
         commit: &CommitSha,
     ) -> Result<Option<CommitSha>, LookError> {
-        let repo = &build.request.repo;
-        let Some((_, branch)) = branch(build) else {
-            return Ok(None);
-        };
-        let head = self.forge.head(repo, &branch).await?;
+        let head = self.forge.head(repo, branch).await?;
         if head == *commit || !self.is_newer(build, commit, &head).await? {
             return Ok(None);
         }
@@ -155,14 +168,6 @@ impl Supersession {
         }
         let repo = &build.request.repo;
         Ok(self.forge.is_descendant(repo, head, commit).await?)
-    }
-}
-
-/// The branch whose push asked for a build.
-fn branch(build: &Build) -> Option<Branch> {
-    match &build.request.git_ref {
-        Some(GitRef::Branch(name)) => Some((build.request.repo.clone(), name.clone())),
-        Some(GitRef::Tag(_)) | None => None,
     }
 }
 

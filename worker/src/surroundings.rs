@@ -20,8 +20,8 @@ pub(crate) struct Surroundings {
     pub(crate) image: String,
     /// The engine's socket on the engine's host.
     pub(crate) socket: PathBuf,
-    /// The engine's volumes on the engine's host.
-    pub(crate) volumes: PathBuf,
+    /// The engine's volumes on the engine's host, if it tells.
+    pub(crate) volumes: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -40,7 +40,7 @@ impl Surroundings {
         Ok(Self {
             image: image.ok_or_else(no_image)?,
             socket: socket_on_host(&config.engine, own.as_ref()),
-            volumes: engine.data_root().await?.join("volumes"),
+            volumes: engine.volumes_dir().await?,
         })
     }
 }

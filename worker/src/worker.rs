@@ -12,6 +12,7 @@ use shared::build::{Build, logs_dir};
 use shared::config::{ConfigError, WorkerConfig};
 use shared::forge::Forge;
 use shared::ledger::Ledger;
+use shared::process::directory;
 use shared::process::lock::FileLock;
 use shared::process::shutdown::Shutdown;
 use shared::queue::{Delivery, Queue};
@@ -19,9 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Deliveries, Origin};
+use crate::delivery::Deliveries;
 use crate::housekeeping::Housekeeper;
-use crate::job::Job;
+use crate::job::{Job, Origin};
 use crate::notify::{Links, MailHtml, Notifiers};
 use crate::slots::Slots;
 use crate::supersede::Supersession;
@@ -61,7 +62,9 @@ impl Worker {
     /// A setting cannot be used; the message names it.
     pub async fn new(config: WorkerConfig, html: MailHtml) -> anyhow::Result<Self> {
         let logs = logs_dir(&config.data_dir);
-        std::fs::create_dir_all(&logs).with_context(|| format!("DATA_DIR: {}", logs.display()))?;
+        directory::make_private(&config.data_dir)
+            .and_then(|()| std::fs::create_dir_all(&logs))
+            .with_context(|| format!("DATA_DIR: {}", logs.display()))?;
         // Two workers with the same ledger would both go on with the same builds.
         let lock = lock(&config.data_dir)?;
         let engine = Engine::new(&config.engine)?;
@@ -134,7 +137,7 @@ impl Worker {
         let job = self.job(engine.clone(), surroundings, queue.is_shared());
         let housekeeper = job.housekeeper.clone();
         let slots = Slots::new(self.config.concurrency);
-        let deliveries = Deliveries::new(job, queue.is_shared());
+        let deliveries = Deliveries::new(job);
         let drain_timeout = self.config.drain_timeout;
         let taking = Taking {
             engine,
@@ -195,7 +198,7 @@ impl Worker {
                 image: image.clone(),
                 storage: self.config.storage,
                 garbage_collect: self.config.hook.garbage_collect,
-                keeps_ended: is_shared && !self.ledger.has_store(),
+                lease_is_lock: is_shared && !self.ledger.has_store(),
                 broom: Arc::default(),
             },
             supersession: Supersession::new(

@@ -73,7 +73,7 @@ struct Function {
     told: String,
 }
 
-/// Why a look has failed. Lambda's runtime logs how it is debugged, so that tells it but once.
+/// Why a look has failed. Lambda's runtime logs the `Debug` text, which names the problems only once.
 struct Failure {
     problems: String,
     is_told: bool,

@@ -165,7 +165,7 @@ async fn accept(
             Ok((stream, _)) => return (stream, slot),
             Err(cause) if is_of_the_peer(&cause) => debug!(%cause, "connection lost before accept"),
             Err(cause) => {
-                warn!(%cause, "cannot accept connections");
+                warn!(%cause, "failed to accept a connection; trying again");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

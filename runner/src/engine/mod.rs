@@ -96,14 +96,14 @@ impl Engine {
         Ok(answer.map(drop)?)
     }
 
-    /// The directory in which the engine keeps its volumes, on the engine's host; empty if it tells
-    /// none.
+    /// The directory in which the engine keeps its volumes, on the engine's host, if it tells.
     ///
     /// # Errors
     /// The engine does not answer.
-    pub async fn data_root(&self) -> Result<PathBuf> {
+    pub async fn volumes_dir(&self) -> Result<Option<PathBuf>> {
         let info = in_time(self.docker.info()).await?;
-        Ok(info.docker_root_dir.unwrap_or_default().into())
+        let root = info.docker_root_dir.map(PathBuf::from);
+        Ok(root.map(|root| root.join("volumes")))
     }
 
     /// Fetches an image from its registry, with a login where it asks for one.

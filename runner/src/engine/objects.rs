@@ -61,7 +61,7 @@ impl Engine {
         let found = in_time(self.docker.list_containers(Some(options))).await?;
         Ok(found
             .into_iter()
-            .filter_map(|one| labelled(one.id?, one.labels))
+            .filter_map(|one| Some(labelled(one.id?, one.labels)))
             .collect())
     }
 
@@ -76,7 +76,7 @@ impl Engine {
         let found = in_time(self.docker.list_volumes(Some(options))).await?;
         let volumes = found.volumes.unwrap_or_default().into_iter();
         Ok(volumes
-            .filter_map(|one| labelled(one.name, Some(one.labels)))
+            .map(|one| labelled(one.name, Some(one.labels)))
             .collect())
     }
 
@@ -91,7 +91,7 @@ impl Engine {
         let found = in_time(self.docker.list_networks(Some(options))).await?;
         Ok(found
             .into_iter()
-            .filter_map(|one| labelled(one.id?, one.labels))
+            .filter_map(|one| Some(labelled(one.id?, one.labels)))
             .collect())
     }
 
@@ -213,9 +213,9 @@ fn by_labels(labels: &[&str]) -> HashMap<&'static str, Vec<String>> {
     HashMap::from([("label", labels.iter().map(ToString::to_string).collect())])
 }
 
-fn labelled(name: String, labels: Option<HashMap<String, String>>) -> Option<Labelled> {
-    Some(Labelled {
+fn labelled(name: String, labels: Option<HashMap<String, String>>) -> Labelled {
+    Labelled {
         name,
         labels: labels.unwrap_or_default(),
-    })
+    }
 }

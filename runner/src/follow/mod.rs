@@ -35,17 +35,6 @@ const LOG_PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// The engine's answer that a container has ended.
 type Exit = AbortOnDropHandle<Result<(), EngineError>>;
 
-/// Why reading the hook's output stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
-    /// The output has ended.
-    All,
-    /// The container has ended, and its output did not say so.
-    Cut,
-    /// The hook was stopped.
-    Stopped,
-}
-
 /// Follows the hook to its end, or stops it. A build that is not this worker's any more is left.
 ///
 /// # Errors
@@ -119,11 +108,10 @@ impl Follower<'_> {
                 self.engine.followed_log(self.container)
             });
             let exit = self.wait_beside();
-            let heard = match self.record(&mut listened).await {
-                Ok(heard) => heard,
+            let cut = match self.record(&mut listened).await {
+                Ok(cut) => cut || broke(exit).await,
                 Err(error) => return Ok(self.without_log(error).await),
             };
-            let cut = heard == Heard::Cut || broke(exit).await;
             match self.ending().await {
                 Ok(Some(ending)) => {
                     self.complete_log(from_log || cut).await;
@@ -152,38 +140,39 @@ impl Follower<'_> {
         AbortOnDropHandle::new(tokio::spawn(async move { engine.wait(&container).await }))
     }
 
-    /// Records the hook's output until it ends, and stops the hook when it must.
+    /// Records the hook's output until it ends, and stops the hook when it must. Returns true if the
+    /// container has ended and its output did not say so.
     ///
     /// # Errors
     /// The log cannot be begun, or did not fit on its disk: the build is not reported as if nothing
     /// was missing.
-    async fn record(&self, output: &mut Output) -> Result<Heard, LogError> {
+    async fn record(&self, output: &mut Output) -> Result<bool, LogError> {
         let mut recorder = self.log.record()?;
-        let heard = self.drain(&mut recorder, output).await;
+        let cut = self.drain(&mut recorder, output).await;
         match recorder.finish().await {
-            Ok(()) => Ok(heard),
+            Ok(()) => Ok(cut),
             Err(full @ LogError::DiskFull(_)) => Err(full),
             Err(error) => {
                 tracing::warn!(build = self.container, %error, "the log is incomplete");
-                Ok(heard)
+                Ok(cut)
             }
         }
     }
 
-    async fn drain(&self, recorder: &mut Recorder, output: &mut Output) -> Heard {
+    async fn drain(&self, recorder: &mut Recorder, output: &mut Output) -> bool {
         let reason = tokio::select! {
-            _ = recorder.take(output) => return Heard::All,
-            () = self.ended_unheard() => return Heard::Cut,
+            _ = recorder.take(output) => return false,
+            () = self.ended_unheard() => return true,
             () = sleep_until(self.deadline) => StopReason::Deadline,
             reason = self.stop.requested() => reason.clone(),
         };
         if self.has_ended().await {
-            return Heard::Cut;
+            return true;
         }
         self.stop.request(reason);
         let last_words = timeout(STOP_GRACE + EXIT_DELAY, recorder.take(output));
         let _ = tokio::join!(self.stop_hook(), last_words);
-        Heard::Stopped
+        false
     }
 
     async fn stop_hook(&self) {

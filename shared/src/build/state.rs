@@ -14,6 +14,11 @@ use super::{BuildRequest, CommitSha, CommitState, InvalidName, Outcome};
 #[serde(transparent)]
 pub struct WorkerId(Uuid);
 
+impl WorkerId {
+    /// The owner of a build that another worker has whose name is not known.
+    pub const UNKNOWN: Self = Self(Uuid::nil());
+}
+
 /// Where a build stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,7 +105,7 @@ impl BuildState {
     /// # Errors
     /// It is not this worker's, or the hook was started.
     pub fn release(self, by: WorkerId) -> Result<Self, IllegalStep> {
-        match self.owned_by(by)? {
+        match self.renew(by)? {
             Self::Started { .. } => Err(IllegalStep::HasStarted),
             _ => Ok(Self::Queued),
         }
@@ -111,7 +116,7 @@ impl BuildState {
     /// # Errors
     /// It is not this worker's.
     pub fn start(self, by: WorkerId) -> Result<Self, IllegalStep> {
-        self.owned_by(by)?;
+        self.renew(by)?;
         Ok(Self::Started { by })
     }
 
@@ -120,7 +125,7 @@ impl BuildState {
     /// # Errors
     /// It is not this worker's.
     pub fn did_not_start(self, by: WorkerId) -> Result<Self, IllegalStep> {
-        self.owned_by(by)?;
+        self.renew(by)?;
         Ok(Self::Claimed { by })
     }
 
@@ -129,11 +134,15 @@ impl BuildState {
     /// # Errors
     /// It is not this worker's.
     pub fn end(self, by: WorkerId, outcome: Outcome) -> Result<Self, IllegalStep> {
-        self.owned_by(by)?;
+        self.renew(by)?;
         Ok(Self::Ended(outcome))
     }
 
-    fn owned_by(self, by: WorkerId) -> Result<Self, IllegalStep> {
+    /// Its worker confirms that it has it.
+    ///
+    /// # Errors
+    /// It is not this worker's.
+    pub fn renew(self, by: WorkerId) -> Result<Self, IllegalStep> {
         match self {
             Self::Ended(_) => Err(IllegalStep::HasEnded),
             own if own.owner() == Some(by) => Ok(own),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::{Env, Result, invalid, list};
+use super::{Env, Result, ca_bundle, invalid, list};
 
 /// Recipients of one message, by the reference of `SendRawEmail`.
 const SES_RECIPIENTS_MAX: usize = 50;
@@ -107,11 +107,11 @@ impl SmtpConfig {
             host: host.to_owned(),
             port,
             tls: tls.unwrap_or(by_port),
-            credentials: smtp_credentials(env)?,
+            credentials: env.login("SMTP_USER", "SMTP_PASS")?,
             from: env.required("SMTP_FROM")?.to_owned(),
             to: addresses(env, "SMTP_TO")?,
             on: mail_on(env)?,
-            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+            ca_bundle: ca_bundle(env),
         })
     }
 }
@@ -128,7 +128,7 @@ impl SesConfig {
             from,
             to,
             on: mail_on(env)?,
-            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+            ca_bundle: ca_bundle(env),
         })
     }
 }
@@ -146,13 +146,4 @@ fn mail_on(env: &Env) -> Result<MailOn> {
             ("change", MailOn::Change),
         ],
     )
-}
-
-fn smtp_credentials(env: &Env) -> Result<Option<(String, SecretString)>> {
-    match (env.text("SMTP_USER"), env.secret("SMTP_PASS")?) {
-        (Some(user), Some(password)) => Ok(Some((user.to_owned(), password))),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(invalid("SMTP_PASS", "needed with SMTP_USER")),
-        (None, Some(_)) => Err(invalid("SMTP_USER", "needed with SMTP_PASS")),
-    }
 }

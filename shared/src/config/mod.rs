@@ -306,16 +306,15 @@ impl GithubConfig {
             ),
             token: env.required_secret("GITHUB_TOKEN")?,
             status_context: status_context(env),
-            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+            ca_bundle: ca_bundle(env),
         })
     }
 }
 
 impl HookConfig {
     fn load(env: &Env) -> Result<Self> {
-        let timeout_fits = |timeout: &Duration| !timeout.is_zero() && *timeout < BUILD_TIMEOUT_MAX;
         let timeout = env.duration("BUILD_TIMEOUT", Duration::from_secs(60 * 60))?;
-        if !timeout_fits(&timeout) {
+        if timeout.is_zero() || timeout >= BUILD_TIMEOUT_MAX {
             return Err(invalid("BUILD_TIMEOUT", "must be above 0 and under 12h"));
         }
         Ok(Self {
@@ -346,6 +345,10 @@ fn github_repos(env: &Env) -> Result<RepoFilter> {
 fn status_context(env: &Env) -> String {
     let named = env.text("STATUS_CONTEXT");
     named.unwrap_or(DEFAULT_STATUS_CONTEXT).to_owned()
+}
+
+fn ca_bundle(env: &Env) -> Option<PathBuf> {
+    env.text("SSL_CERT_FILE").map(PathBuf::from)
 }
 
 fn data_dir(env: &Env) -> PathBuf {
@@ -603,6 +606,20 @@ impl Env {
         self.secret(name)?.ok_or_else(|| missing(name))
     }
 
+    /// A user and password, of which neither stands without the other.
+    fn login(
+        &self,
+        user: &'static str,
+        password: &'static str,
+    ) -> Result<Option<(String, SecretString)>> {
+        match (self.text(user), self.secret(password)?) {
+            (Some(name), Some(secret)) => Ok(Some((name.to_owned(), secret))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(invalid(password, format!("needed with {user}"))),
+            (None, Some(_)) => Err(invalid(user, format!("needed with {password}"))),
+        }
+    }
+
     fn secret_list(&self, name: &'static str) -> Result<Vec<SecretString>> {
         let secrets = self.secret(name)?;
         let items = secrets.iter().flat_map(|all| list(all.expose_secret()));
@@ -628,8 +645,10 @@ impl Env {
     fn masked_values(&self) -> Result<Vec<SecretString>> {
         let mut values = Vec::new();
         for variable in variables::all().filter(|variable| variable.secret) {
-            values.extend(self.secret_list(variable.name)?);
-            values.extend(self.secret(variable.name)?);
+            if let Some(all) = self.secret(variable.name)? {
+                values.extend(list(all.expose_secret()).map(SecretString::from));
+                values.push(all);
+            }
         }
         let by_name = self.0.iter().filter(|(name, _)| sounds_secret(name));
         values.extend(by_name.map(|(_, value)| value.as_str().into()));

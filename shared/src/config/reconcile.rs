@@ -20,7 +20,7 @@ pub struct ReconcileConfig {
     pub data_dir: PathBuf,
 }
 
-/// What our webhook is told by from those of others.
+/// The marks that tell our webhook from those of others.
 #[derive(Debug, Clone)]
 pub struct WebhookAddress {
     url: Option<Url>,

@@ -31,11 +31,8 @@ pub struct Registry(String);
 impl RegistryLogin {
     /// Reads the login, if there is one. `DOCKER_REGISTRY` alone is a variable of the hook.
     pub(super) fn load(env: &Env) -> Result<Option<Self>> {
-        let (user, password) = match (env.text("REGISTRY_USER"), env.secret("REGISTRY_PASS")?) {
-            (Some(user), Some(password)) => (user, password),
-            (None, None) => return Ok(None),
-            (Some(_), None) => return Err(invalid("REGISTRY_PASS", "needed with REGISTRY_USER")),
-            (None, Some(_)) => return Err(invalid("REGISTRY_USER", "needed with REGISTRY_PASS")),
+        let Some((user, password)) = env.login("REGISTRY_USER", "REGISTRY_PASS")? else {
+            return Ok(None);
         };
         // What stands before the first colon of a login is the user.
         if user.contains(':') {
@@ -45,7 +42,7 @@ impl RegistryLogin {
         Ok(Some(Self {
             registry: registry
                 .ok_or_else(|| invalid("DOCKER_REGISTRY", "needed with REGISTRY_USER"))?,
-            user: user.to_owned(),
+            user,
             password,
         }))
     }

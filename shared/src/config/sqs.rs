@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Env, Result, http_url, invalid};
+use super::{Env, Result, ca_bundle, http_url, invalid};
 
 /// Longest name of a queue, by the reference of `CreateQueue`.
 const NAME_MAX_BYTES: usize = 80;
@@ -37,7 +37,7 @@ impl SqsConfig {
             Some(url) => Ok(Some(Self {
                 url,
                 dead_letters_url,
-                ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+                ca_bundle: ca_bundle(env),
             })),
             None if dead_letters_url.is_some() => Err(invalid("QUEUE_URL", "needed with DLQ_URL")),
             None => Ok(None),

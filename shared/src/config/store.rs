@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Env, QueueUrl, Result, invalid};
+use super::{Env, QueueUrl, Result, ca_bundle, invalid};
 
 /// The lengths of a bucket's name, by the reference of `CreateBucket`.
 const BUCKET_MIN_BYTES: usize = 3;
@@ -47,7 +47,7 @@ impl StoreConfig {
             is_elsewhere: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
                 .iter()
                 .any(is_set),
-            ca_bundle: env.text("SSL_CERT_FILE").map(PathBuf::from),
+            ca_bundle: ca_bundle(env),
         }))
     }
 

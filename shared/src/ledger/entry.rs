@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::build::{BuildId, BuildRequest, BuildState, CommitSha, IllegalStep, Outcome, WorkerId};
 use crate::message::Message;
+use crate::process::millis;
 
 /// The time for which a worker's claim to a build lasts that is not renewed. A worker may be cut off from the
 /// store, or be restarted, for nearly that long without harm.
@@ -104,12 +105,11 @@ impl Entry {
 
     /// Confirms that the build is still its worker's.
     pub(super) fn renew(self, by: WorkerId) -> Result<Self, IllegalStep> {
-        match self.state.owner() {
-            // For its own worker a claim changes nothing.
-            Some(_) => self.claim(by, Duration::ZERO),
-            None if self.state.outcome().is_some() => Err(IllegalStep::HasEnded),
-            None => Err(IllegalStep::NotOurs),
-        }
+        Ok(Self {
+            state: self.state.renew(by)?,
+            writer: by,
+            ..self
+        })
     }
 
     /// Gives the build back before its hook was started.
@@ -174,13 +174,14 @@ pub(super) fn now_ms() -> i64 {
 /// Milliseconds since 1970.
 pub(super) fn to_ms(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    duration_ms(since.unwrap_or_default())
+    millis(since.unwrap_or_default())
 }
 
 pub(super) fn from_ms(ms: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms.unsigned_abs())
 }
 
-pub(super) fn duration_ms(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+/// The time before which a claimed build is over.
+pub(super) fn over_ms() -> i64 {
+    to_ms(SystemTime::now() - OVER_AFTER)
 }

@@ -15,9 +15,6 @@ use crate::build::{
     Build, BuildId, BuildRequest, CommitSha, IllegalStep, Outcome, StopReason, WorkerId,
 };
 
-/// The owner of a build that another worker has whose name is not known.
-const UNKNOWN_WORKER: &str = "00000000-0000-0000-0000-000000000000";
-
 /// The clock of the store counts whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -56,7 +53,7 @@ impl Ledger {
             return Ok(true);
         }
         match &self.store {
-            Some(store) => Ok(Box::pin(store.is_known(id)).await?),
+            Some(store) => Ok(store.is_known(id).await?),
             None => Ok(false),
         }
     }
@@ -169,13 +166,12 @@ impl Ledger {
     /// See [`LedgerError`].
     pub async fn leave(&self, id: BuildId) -> Result<()> {
         let worker = self.worker;
-        let unknown: WorkerId = UNKNOWN_WORKER.parse().expect("a UUID");
         self.transact(move |transaction| {
             let Some(known) = records::find_entry(transaction, id, worker)? else {
                 return Ok(());
             };
             let is_ours = known.state.owner() == Some(worker);
-            if is_ours && let Ok(lost) = known.claim(unknown, Duration::MAX) {
+            if is_ours && let Ok(lost) = known.claim(WorkerId::UNKNOWN, Duration::MAX) {
                 records::write(transaction, &lost, worker)?;
             }
             Ok(())
@@ -280,8 +276,7 @@ impl Ledger {
             };
             return self.transact(take).await;
         };
-        // The SDK makes futures of 20 KiB.
-        let step = Box::pin(store.step(&known, is_new, step)).await?;
+        let step = store.step(&known, is_new, step).await?;
         self.write(step.stands().clone()).await?;
         Ok(step)
     }

@@ -1,11 +1,9 @@
 //! The table of builds: a row for each, written in one place.
 
-use std::time::SystemTime;
-
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
-use super::entry::{Entry, Event, OVER_AFTER, from_ms, now_ms};
+use super::entry::{Entry, Event, from_ms, now_ms, over_ms, to_ms};
 use crate::build::{Build, BuildId, BuildState, CommitSha, Outcome, WorkerId};
 use crate::message::Message;
 
@@ -53,9 +51,11 @@ pub(super) fn write(
         }
     }
     if entry.state.owner() != Some(worker) {
+        // That one was sent is remembered until the build has ended.
         transaction.execute(
-            "DELETE FROM outbox WHERE build_id = ?1 AND event = 'began' AND due_ms IS NOT NULL",
-            [id.to_string()],
+            "DELETE FROM outbox
+             WHERE build_id = ?1 AND event = 'began' AND (due_ms IS NOT NULL OR ?2)",
+            params![id.to_string(), entry.state.outcome().is_some()],
         )?;
     }
     Ok(())
@@ -122,20 +122,18 @@ pub(super) fn unfinished(db: &Connection, worker: WorkerId) -> rusqlite::Result<
 /// branch is doing.
 pub(super) fn outcome_before(db: &Connection, build: &Build) -> rusqlite::Result<Option<Outcome>> {
     let request = &build.request;
-    db.query_row(
+    let mut select = db.prepare(
         "SELECT outcome FROM builds
          WHERE repo = ?1 AND ref_name IS ?2 AND id <> ?3 AND state = 'ended'
-           AND json_type(outcome, '$.superseded') IS NULL
-           AND json_type(outcome, '$.cancelled') IS NULL
-         ORDER BY end_number DESC LIMIT 1",
-        params![
-            request.repo.as_str(),
-            request.ref_name(),
-            request.id.to_string()
-        ],
-        |row| from_json(row, "outcome"),
-    )
-    .optional()
+         ORDER BY end_number DESC",
+    )?;
+    let (repo, id) = (request.repo.as_str(), request.id.to_string());
+    let mut outcomes = select.query_map(params![repo, request.ref_name(), id], |row| {
+        from_json::<Outcome>(row, "outcome")
+    })?;
+    outcomes
+        .find(|found| found.as_ref().map_or(true, Outcome::is_verdict_on_branch))
+        .transpose()
 }
 
 /// Returns true if a build of one of these commits, on the same branch, was claimed before this one.
@@ -177,7 +175,7 @@ pub(super) fn read_build(row: &Row<'_>, worker: WorkerId) -> rusqlite::Result<Bu
         ended_at: entry.ended_ms.map(from_ms),
         status_problem: row.get("status_problem")?,
         log_removed: row.get::<_, Option<i64>>("log_removed_ms")?.is_some(),
-        is_elsewhere: !has_ended && (is_anothers || is_over(claimed_at)),
+        is_elsewhere: !has_ended && (is_anothers || to_ms(claimed_at) < over_ms()),
     })
 }
 
@@ -209,11 +207,6 @@ fn read_state(row: &Row<'_>) -> rusqlite::Result<BuildState> {
         // The table allows no other.
         _ => BuildState::Queued,
     })
-}
-
-/// Returns true if a build that was claimed then is over, although its end is not known here.
-fn is_over(claimed_at: SystemTime) -> bool {
-    claimed_at.elapsed().unwrap_or_default() > OVER_AFTER
 }
 
 fn name(state: &BuildState) -> &'static str {
@@ -264,6 +257,7 @@ pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) 
 #[cfg(test)]
 mod tests {
     use super::super::database::tests::ledger;
+    use super::super::entry::OVER_AFTER;
     use super::*;
     use crate::build::samples::request;
 

@@ -6,7 +6,7 @@ use rusqlite::{Row, params};
 
 use super::Result;
 use super::database::Ledger;
-use super::entry::{OVER_AFTER, from_ms, now_ms, to_ms};
+use super::entry::{from_ms, now_ms, over_ms, to_ms};
 use super::records::unreadable;
 use crate::build::BuildId;
 
@@ -83,11 +83,6 @@ impl Ledger {
     }
 }
 
-/// Returns the time before which a claimed build is over.
-fn over_ms() -> i64 {
-    to_ms(SystemTime::now() - OVER_AFTER)
-}
-
 fn read_ended(row: &Row<'_>) -> rusqlite::Result<EndedBuild> {
     let id: String = row.get("id")?;
     Ok(EndedBuild {
@@ -101,6 +96,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::database::tests::ledger;
+    use super::super::entry::OVER_AFTER;
     use super::*;
     use crate::build::Outcome;
     use crate::build::samples::request;

@@ -1,6 +1,6 @@
 //! The identity of this worker, kept in `DATA_DIR`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::build::WorkerId;
+use crate::process::directory;
 
 /// In `DATA_DIR`.
 const FILE: &str = "worker-id";
@@ -39,7 +40,7 @@ fn make(data_dir: &Path) -> std::io::Result<WorkerId> {
     writeln!(file, "{id}")?;
     file.sync_all()?;
     fs::rename(unfinished, data_dir.join(FILE))?;
-    File::open(data_dir)?.sync_all()?;
+    directory::sync(data_dir)?;
     Ok(id)
 }
 

@@ -1,6 +1,15 @@
 //! The process and its surroundings on this machine.
 
+pub mod directory;
 pub mod lock;
 pub mod telemetry;
 pub mod shutdown;
 pub mod exit;
+
+use std::time::Duration;
+
+/// Whole milliseconds, as many as fit.
+#[cfg(any(feature = "ledger", feature = "local-queue"))]
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

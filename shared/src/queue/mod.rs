@@ -111,23 +111,35 @@ impl Queue {
     /// Opens the queue. Leases that a dead process held are free again.
     ///
     /// # Errors
-    /// The queue is in use or cannot be reached, or a setting cannot be used. A queue at SQS is not
-    /// asked yet.
-    pub async fn open(config: &QueueConfig) -> Result<Self, QueueError> {
-        match config {
+    /// A setting cannot be used: nothing but `DATA_DIR` keeps the local queue from being opened, and one
+    /// at SQS is not asked yet.
+    pub async fn open(config: &QueueConfig) -> Result<Self, ConfigError> {
+        let (variable, opened) = match config {
             #[cfg(feature = "local-queue")]
-            QueueConfig::Local { data_dir } => LocalQueue::open(data_dir).await.map(Self::Local),
+            QueueConfig::Local { data_dir } => {
+                let opened = LocalQueue::open(data_dir).await;
+                ("DATA_DIR", opened.map(Self::Local))
+            }
             #[cfg(not(feature = "local-queue"))]
-            QueueConfig::Local { .. } => Err(QueueError::Unreachable(
-                "this program was built without the local queue".into(),
-            )),
+            QueueConfig::Local { .. } => {
+                let problem = "this program was built without the local queue";
+                ("QUEUE_URL", Err(QueueError::Unreachable(problem.into())))
+            }
             #[cfg(feature = "sqs")]
-            QueueConfig::Sqs(config) => SqsQueue::open(config).await.map(Self::Sqs),
+            QueueConfig::Sqs(config) => ("QUEUE_URL", SqsQueue::open(config).await.map(Self::Sqs)),
             #[cfg(not(feature = "sqs"))]
-            QueueConfig::Sqs(_) => Err(QueueError::Unreachable(
-                "this program was built without SQS".into(),
-            )),
-        }
+            QueueConfig::Sqs(_) => {
+                let problem = "this program was built without SQS";
+                ("QUEUE_URL", Err(QueueError::Unreachable(problem.into())))
+            }
+        };
+        opened.map_err(|error| match error {
+            QueueError::Config(error) => error,
+            error => ConfigError {
+                variable,
+                problem: error.to_string(),
+            },
+        })
     }
 
     /// Stores a message. It is durable when this returns. A message for a build that is still in

@@ -29,6 +29,10 @@ pub(super) enum Place {
     Engine,
 }
 
+impl Place {
+    pub(super) const ALL: [Self; 2] = [Self::DataDir, Self::Engine];
+}
+
 /// What is left on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {

@@ -35,17 +35,17 @@ pub(crate) struct Housekeeper {
     pub(crate) engine: Engine,
     pub(crate) ledger: Ledger,
     pub(crate) data_dir: PathBuf,
-    /// Where the engine keeps its volumes, on its own host.
-    pub(crate) volumes: PathBuf,
+    /// Where the engine keeps its volumes, on its own host, if it tells.
+    pub(crate) volumes: Option<PathBuf>,
     /// The image that builds run in.
     pub(crate) image: String,
     /// What is kept, and how much is left free.
     pub(crate) storage: StorageConfig,
     /// Whether what builds made is removed at all.
     pub(crate) garbage_collect: bool,
-    /// Whether another worker on this engine may have to see the end of a build, because the queue is
-    /// shared and no store is.
-    pub(crate) keeps_ended: bool,
+    /// Whether nothing but a message's lease keeps other workers from its build, because the queue is
+    /// shared and no store is: another worker on this engine may then have to see the build's end.
+    pub(crate) lease_is_lock: bool,
     /// One sweep at a time.
     pub(crate) broom: Arc<Mutex<()>>,
 }
@@ -91,20 +91,19 @@ impl Housekeeper {
     /// # Errors
     /// [`Obstacle::DiskFull`].
     pub(crate) async fn check_room(&self) -> Result<(), Obstacle> {
-        let checked = self.check(&[Place::DataDir, Place::Engine]).await;
+        let checked = self.check(&Place::ALL).await;
         checked.map_err(|full| Obstacle::DiskFull(full.to_string()))
     }
 
     /// Asks a build to stop once there is too little room, and none can be made.
     pub(crate) async fn watch_room(&self, stop: &Stop) {
-        let places = [Place::DataDir, Place::Engine];
         loop {
             sleep(WATCH_INTERVAL).await;
-            if self.check(&places).await.is_ok() {
+            if self.check(&Place::ALL).await.is_ok() {
                 continue;
             }
             self.make_room().await;
-            if let Err(full) = self.check(&places).await {
+            if let Err(full) = self.check(&Place::ALL).await {
                 let lack = full.to_string();
                 stop.request(StopReason::DiskFull { lack });
                 return;
@@ -114,10 +113,12 @@ impl Housekeeper {
 
     /// The outcome; a full disk may have kept the wrapper from leaving the mark of the hook's end.
     pub(crate) async fn explain(&self, outcome: Outcome) -> Outcome {
-        let is_unmarked = matches!(outcome, Outcome::Error(BuildError::NoEndMark { .. }));
-        match self.check(&[Place::DataDir, Place::Engine]).await {
-            Err(full) if is_unmarked => BuildError::DiskFull(full.to_string()).into(),
-            _ => outcome,
+        if !matches!(outcome, Outcome::Error(BuildError::NoEndMark { .. })) {
+            return outcome;
+        }
+        match self.check(&Place::ALL).await {
+            Err(full) => BuildError::DiskFull(full.to_string()).into(),
+            Ok(()) => outcome,
         }
     }
 
@@ -147,10 +148,12 @@ impl Housekeeper {
     async fn check(&self, places: &[Place]) -> Result<(), DiskFull> {
         for &place in places {
             let path = match place {
-                Place::DataDir => &self.data_dir,
-                Place::Engine => &self.volumes,
+                Place::DataDir => Some(&self.data_dir),
+                Place::Engine => self.volumes.as_ref(),
             };
-            if let Some(room) = Room::at(path).await {
+            if let Some(path) = path
+                && let Some(room) = Room::at(path).await
+            {
                 room.check(self.storage.free_min_bytes, place)?;
             }
         }
@@ -171,7 +174,7 @@ impl Housekeeper {
             });
         let nothing_left = log(
             "leftovers",
-            leftovers::sweep(engine, ledger, self.keeps_ended).await,
+            leftovers::sweep(engine, ledger, self.lease_is_lock).await,
         );
         if let Some(kept_for) = kept_for {
             let removed = images::remove_unused(engine, ledger, &self.image, kept_for);

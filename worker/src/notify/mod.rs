@@ -136,9 +136,7 @@ impl Notifiers {
     pub(crate) async fn until_sent(&self, build: BuildId, notifier: &str) {
         let mut changed = self.changed.subscribe();
         while self.ledger.is_owed(build, notifier).await.unwrap_or(true) {
-            if changed.changed().await.is_err() {
-                return;
-            }
+            let _ = changed.changed().await;
         }
     }
 }

@@ -38,10 +38,12 @@ pub(super) async fn send(request: RequestBuilder, what: &str) -> Result<Response
 
 /// What it means that no answer came.
 pub(super) fn no_answer(what: &str, error: reqwest::Error) -> ForgeError {
-    let reason = if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
+    // A connection that was not made in time is both.
+    let may_have_arrived = !error.is_connect();
+    let reason = if !may_have_arrived {
         "no connection"
+    } else if error.is_timeout() {
+        "no answer in time"
     } else {
         "the connection broke"
     };
@@ -53,7 +55,7 @@ pub(super) fn no_answer(what: &str, error: reqwest::Error) -> ForgeError {
         what: what.to_owned(),
         reason: reason.to_owned(),
         retry_after: None,
-        ambiguous: reason != "no connection",
+        ambiguous: may_have_arrived,
     }
 }
 

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use http::header::LINK;
-use http::{HeaderMap, Method};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
 
-use super::{ForgeError, Github, no_answer, send};
+use super::{ForgeError, Github};
 use crate::build::RepoName;
 use crate::forge::patience::retried;
 
@@ -153,13 +153,7 @@ impl Github {
         path: &str,
         what: &str,
     ) -> Result<(T, HeaderMap), ForgeError> {
-        let ask = || async {
-            let response = send(self.api(Method::GET, path), what).await?;
-            let headers = response.headers().clone();
-            let answer = response.json().await;
-            Ok((answer.map_err(|error| no_answer(what, error))?, headers))
-        };
-        retried(ask).await
+        retried(|| self.json_with_headers(path, what)).await
     }
 }
 

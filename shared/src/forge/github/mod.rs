@@ -108,20 +108,6 @@ impl Github {
         send(request, "the commit status").await.map(drop)
     }
 
-    pub(super) async fn statuses(
-        &self,
-        repo: &RepoName,
-        commit: &CommitSha,
-    ) -> Result<Vec<CommitStatus>, ForgeError> {
-        const WHAT: &str = "the list of commit statuses";
-        let path = format!("/repos/{repo}/commits/{commit}/statuses?per_page=100");
-        let statuses: Vec<ContextStatus> = self.json(&path, WHAT).await?;
-        let ours = statuses
-            .into_iter()
-            .filter(|known| known.context == self.context);
-        Ok(ours.map(|known| known.status).collect())
-    }
-
     /// Tells whether the newest status of ours on this commit is this one.
     async fn is_current(
         &self,
@@ -129,8 +115,12 @@ impl Github {
         commit: &CommitSha,
         status: &CommitStatus,
     ) -> Result<bool, ForgeError> {
-        let statuses = self.statuses(repo, commit).await?;
-        Ok(statuses.first() == Some(status))
+        let path = format!("/repos/{repo}/commits/{commit}/statuses?per_page=100");
+        let statuses: Vec<ContextStatus> = self.json(&path, "the list of commit statuses").await?;
+        let mut ours = statuses
+            .iter()
+            .filter(|known| known.context == self.context);
+        Ok(ours.next().is_some_and(|newest| newest.status == *status))
     }
 
     /// Finds the commit that a branch, tag or short id means.
@@ -213,11 +203,19 @@ impl Github {
     }
 
     async fn json<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<T, ForgeError> {
+        let (answer, _) = self.json_with_headers(path, what).await?;
+        Ok(answer)
+    }
+
+    async fn json_with_headers<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        what: &str,
+    ) -> Result<(T, HeaderMap), ForgeError> {
         let response = send(self.api(Method::GET, path), what).await?;
-        response
-            .json()
-            .await
-            .map_err(|error| no_answer(what, error))
+        let headers = response.headers().clone();
+        let answer = response.json().await;
+        Ok((answer.map_err(|error| no_answer(what, error))?, headers))
     }
 
     fn api(&self, method: Method, path: &str) -> RequestBuilder {

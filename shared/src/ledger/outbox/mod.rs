@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{OptionalExtension, Row, named_params, params};
 
 use super::database::Ledger;
-use super::entry::{Event, duration_ms, from_ms, now_ms, to_ms};
+use super::entry::{Event, from_ms, now_ms, to_ms};
 use super::{Result, records};
 use crate::build::{Build, BuildId, WorkerId};
+use crate::process::millis;
 
 /// The name of the notifier of commit statuses, for which the reports of a build's end wait.
 pub const STATUS: &str = "status";
@@ -115,7 +116,7 @@ impl Ledger {
             )?;
             transaction.execute(
                 "UPDATE holds SET until_ms = min(until_ms, ?1)",
-                [now + duration_ms(ASKED_MAX)],
+                [now + millis(ASKED_MAX)],
             )?;
             Ok(())
         })
@@ -135,8 +136,8 @@ impl Ledger {
                 ":status": STATUS,
                 ":now": now,
                 ":attempts": STATUS_ATTEMPTS_BEFORE_OTHERS,
-                ":patience_ms": duration_ms(STATUS_TIME_BEFORE_OTHERS),
-                ":fresh_ms": duration_ms(FRESH),
+                ":patience_ms": millis(STATUS_TIME_BEFORE_OTHERS),
+                ":fresh_ms": millis(FRESH),
             };
             let mut select = db.prepare_cached(NEXT_DUE)?;
             let next = select.query_row(values, |row| {

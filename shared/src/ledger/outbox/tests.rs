@@ -69,12 +69,12 @@ async fn put_off(ledger: &Ledger, due: &DueReport, asked: Option<Duration>) {
 
 /// Does what the clock would do: all times of the outbox lie so much further back.
 async fn pass(ledger: &Ledger, time: Duration) {
-    turn(ledger, -duration_ms(time)).await;
+    turn(ledger, -millis(time)).await;
 }
 
 /// Does what a clock does that is set back.
 async fn set_back(ledger: &Ledger, time: Duration) {
-    turn(ledger, duration_ms(time)).await;
+    turn(ledger, millis(time)).await;
 }
 
 async fn turn(ledger: &Ledger, by_ms: i64) {

@@ -114,7 +114,7 @@ impl Store {
     /// The store cannot be reached, or refuses.
     pub async fn is_known(&self, build: BuildId) -> Result<bool, StoreError> {
         let name = object_name(build);
-        let found = self.in_time(self.bucket.get(&name)).await?;
+        let found = self.in_time(Box::pin(self.bucket.get(&name))).await?;
         Ok(found.is_some())
     }
 
@@ -129,7 +129,8 @@ impl Store {
         is_new: bool,
         step: impl Fn(Entry, Duration) -> Result<Entry, IllegalStep>,
     ) -> Result<Step, StoreError> {
-        self.in_time(self.try_step(known, is_new, step)).await
+        let stepping = Box::pin(self.try_step(known, is_new, step));
+        self.in_time(stepping).await
     }
 
     async fn try_step(
@@ -205,6 +206,7 @@ impl Store {
         }))
     }
 
+    /// Who gives `work` boxes it: the SDK makes futures of 20 KiB.
     async fn in_time<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>>,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use crate::process::millis;
+
 /// A clock in milliseconds of Unix time, so that a delay outlives a restart.
 #[derive(Debug, Clone)]
 pub struct Clock(Source);
@@ -81,9 +83,4 @@ impl ManualClock {
     pub fn clock(&self) -> Clock {
         Clock(Source::Manual(self.0.subscribe()))
     }
-}
-
-/// Whole milliseconds, as many as fit.
-pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

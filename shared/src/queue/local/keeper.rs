@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
-use super::clock::{Clock, millis};
+use super::clock::Clock;
 use super::store::{Group, Leased, Source, Store, Ticket, unreachable};
+use crate::process::millis;
 use crate::queue::{QueueError, VISIBILITY_TIMEOUT};
 
 /// Commands in one commit: enough to make the fsync cheap, few enough to answer the first soon.

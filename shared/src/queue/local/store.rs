@@ -1,22 +1,19 @@
 //! The table of messages, and what can happen to one. Every function is one statement, and takes
 //! the time as an argument; what is durable when is up to the caller's transaction.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::TryLockError;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
 
+use crate::process::directory;
 use crate::process::lock::FileLock;
 use crate::queue::{MAX_RECEIVES, QueueError};
 
 const DATABASE: &str = "queue.db";
 const LOCK: &str = "queue.lock";
-
-/// For the owner alone: beside the queue stand the logs of builds.
-const DATA_DIR_MODE: u32 = 0o700;
 
 /// How long to wait for somebody who looks into the database with the sqlite3 shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,10 +77,10 @@ impl Store {
     /// Opens the queue in `data_dir`, which is made if it is missing. No lease of an earlier
     /// process holds any longer; how often a message was received is kept.
     pub(super) fn open(data_dir: &Path) -> Result<Self, QueueError> {
-        create(data_dir).map_err(|error| unusable(data_dir, &error))?;
+        directory::make_private(data_dir).map_err(|error| unusable(data_dir, &error))?;
         let lock = lock(data_dir)?;
         let connection = connect(&data_dir.join(DATABASE))?;
-        sync_directory(data_dir).map_err(|error| unusable(data_dir, &error))?;
+        directory::sync(data_dir).map_err(|error| unusable(data_dir, &error))?;
         Ok(Self {
             connection,
             _lock: lock,
@@ -270,25 +267,6 @@ fn read_leased(row: &Row<'_>) -> rusqlite::Result<Leased> {
     })
 }
 
-/// Makes `data_dir`, so that it is still there after a power cut. Its parents are made as usual.
-fn create(data_dir: &Path) -> io::Result<()> {
-    let data_dir = std::path::absolute(data_dir)?;
-    let missing: Vec<_> = data_dir
-        .ancestors()
-        .take_while(|dir| !dir.exists())
-        .collect();
-    data_dir.parent().map_or(Ok(()), fs::create_dir_all)?;
-    // `recursive` also means that it may exist.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DATA_DIR_MODE)
-        .create(&data_dir)?;
-    missing
-        .iter()
-        .filter_map(|dir| dir.parent())
-        .try_for_each(sync_directory)
-}
-
 fn lock(data_dir: &Path) -> Result<FileLock, QueueError> {
     FileLock::take(&data_dir.join(LOCK)).map_err(|error| match error {
         TryLockError::WouldBlock => QueueError::InUse(data_dir.display().to_string()),
@@ -336,11 +314,6 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
         [],
     )?;
     opening.commit()
-}
-
-/// Makes the names in a directory durable.
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl SqsLease {
         loop {
             match self.try_settle().await {
                 Err(error) if is_worth_waiting(&error) && Instant::now() < too_late => {
-                    tracing::warn!(%error, "cannot settle a message yet");
+                    tracing::warn!(%error, "failed to acknowledge a message; trying for five minutes");
                     sleep(SETTLE_RETRY).await;
                 }
                 settled => return settled,
