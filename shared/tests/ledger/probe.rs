@@ -33,7 +33,7 @@ async fn a_store_that_ignores_a_condition_is_refused() {
         let error = world.store().await.probe().await.expect_err(header);
         let store = format!("s3://{}/team/ci", world.bucket);
         assert_eq!(
-            error.to_string(),
+            format!("{error:#}"),
             format!("STORE_URL: the store {store} cannot keep a ledger: it {problem}")
         );
     }
@@ -47,7 +47,7 @@ async fn a_store_that_always_refuses_a_condition_is_refused() {
     };
     refuse(412, "PreconditionFailed").await;
     let error = world.store().await.probe().await.expect_err("no creation");
-    let line = error.to_string();
+    let line = format!("{error:#}");
     assert!(
         line.ends_with("it refuses to create an object with If-None-Match"),
         "{line}"
@@ -57,7 +57,7 @@ async fn a_store_that_always_refuses_a_condition_is_refused() {
     refuse(501, "NotImplemented").await;
     refuse(501, "NotImplemented").await;
     let error = world.store().await.probe().await.expect_err("no condition");
-    let line = error.to_string();
+    let line = format!("{error:#}");
     assert!(
         line.starts_with("STORE_URL: ") && line.contains("NotImplemented"),
         "{line}"
@@ -74,7 +74,7 @@ async fn what_a_store_lacks_is_told_in_one_line() {
     let store = store_at(&nowhere, &world.aws.endpoint_url()).await;
     let error = store.probe().await.expect_err("no bucket");
     assert_eq!(
-        error.to_string(),
+        format!("{error:#}"),
         "STORE_URL: there is no bucket nowhere: check its name, region and account"
     );
 
@@ -88,14 +88,11 @@ async fn what_a_store_lacks_is_told_in_one_line() {
          their policy (AccessDenied: as asked for)",
         world.bucket
     );
-    assert_eq!(error.to_string(), denied);
+    assert_eq!(format!("{error:#}"), denied);
 
     let store = store_at(&world.config(), "http://127.0.0.1:9").await;
-    let line = store
-        .probe()
-        .await
-        .expect_err("nobody is there")
-        .to_string();
+    let error = store.probe().await.expect_err("nobody is there");
+    let line = format!("{error:#}");
     assert!(
         line.contains("cannot be reached") && line.lines().count() == 1,
         "{line}"
@@ -108,7 +105,8 @@ async fn a_store_without_credentials_or_region_is_told() {
     let sdk = sdk_config(&world.aws.endpoint_url()).await;
     let without = samples::without_credentials(sdk.clone());
     let store = Store::with_sdk_config(&world.config(), &without).expect("opened");
-    let line = store.probe().await.expect_err("no credentials").to_string();
+    let error = store.probe().await.expect_err("no credentials");
+    let line = format!("{error:#}");
     assert!(
         line.contains("check the credentials") && line.lines().count() == 1,
         "{line}"
@@ -117,7 +115,7 @@ async fn a_store_without_credentials_or_region_is_told() {
     let nowhere = sdk.into_builder().region(None).build();
     let error = Store::with_sdk_config(&world.config(), &nowhere).expect_err("no region");
     assert_eq!(
-        error.to_string(),
+        format!("{error:#}"),
         "AWS_REGION: missing (STORE_URL does not name the region)"
     );
 }

@@ -218,12 +218,15 @@ async fn the_object_of_version_1_is_written_and_read_as_ever() {
     assert_eq!(written, golden);
 
     let key = format!("team/ci/builds/{}.json", request.id);
-    world.aws.put_object(&world.bucket, &key, VERSION_1).await;
-    let Claim::Ended(build) = other.claim(&request).await else {
-        panic!("it has ended");
-    };
-    assert_eq!(build.request, request);
-    assert_eq!(build.duration(), Some(Duration::from_secs(2)));
+    let by_message_1 = VERSION_1.replace(r#""version":"2","forge":"github""#, r#""version":"1""#);
+    for (object, reader) in [(VERSION_1, other), (&by_message_1, world.worker().await)] {
+        world.aws.put_object(&world.bucket, &key, object).await;
+        let Claim::Ended(build) = reader.claim(&request).await else {
+            panic!("it has ended");
+        };
+        assert_eq!(build.request, request);
+        assert_eq!(build.duration(), Some(Duration::from_secs(2)));
+    }
 
     let newer = VERSION_1.replace(r#""version":1"#, r#""version":2"#);
     world.aws.put_object(&world.bucket, &key, &newer).await;
@@ -232,7 +235,7 @@ async fn the_object_of_version_1_is_written_and_read_as_ever() {
     assert!(error.to_string().contains("newer version"), "{error}");
 }
 
-const VERSION_1: &str = r#"{"version":1,"write":"0b6f0d52-5f0c-4a53-8d4e-8a1d0f6b2c11","request":{"version":"1","id":"67e55044-10b1-426f-9247-bb680e5fe0c8","repo":"octo/hello","revision":{"commit":"0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"},"git_ref":{"branch":"main"}},"commit":"0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c","state":{"ended":"passed"},"claimed_ms":1796057412000,"started_ms":1796057413000,"ended_ms":1796057414000,"writer":"5d1f7c3a-9a43-4c2e-b7f6-2a9e4d0c8b77","owes":["status"]}"#;
+const VERSION_1: &str = r#"{"version":1,"write":"0b6f0d52-5f0c-4a53-8d4e-8a1d0f6b2c11","request":{"version":"2","forge":"github","id":"67e55044-10b1-426f-9247-bb680e5fe0c8","repo":"octo/hello","revision":{"commit":"0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c"},"git_ref":{"branch":"main"}},"commit":"0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c","state":{"ended":"passed"},"claimed_ms":1796057412000,"started_ms":1796057413000,"ended_ms":1796057414000,"writer":"5d1f7c3a-9a43-4c2e-b7f6-2a9e4d0c8b77","owes":["status"]}"#;
 
 /// Copies a worker's files as a crash would leave them.
 fn copy(worker: &Worker, to: &Path) {
