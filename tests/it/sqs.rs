@@ -68,6 +68,13 @@ impl Sqs {
         self.aws.sqs("SendMessage", message).await;
     }
 
+    /// Waits until no message is left.
+    pub(crate) async fn wait_until_empty(&self) {
+        let emptied = async { while self.messages().await != [0, 0] {} };
+        let in_time = tokio::time::timeout(DEADLINE, emptied).await;
+        assert!(in_time.is_ok(), "{:?}", self.messages().await);
+    }
+
     /// How many messages the queue and its dead letters hold.
     pub(crate) async fn messages(&self) -> [u64; 2] {
         let Queues {

@@ -185,7 +185,7 @@ impl Job {
         let mut patience = Patience::default();
         let (mut made_room, mut pulled) = (false, false);
         if stop.reason().is_none() && !spec.may_have_begun {
-            self.announce(build).await?;
+            self.announce(build, attempt.receives > 1).await?;
             tracing::info!(build = %id, repo = %build.request.repo, %commit, "building");
         }
         loop {
@@ -305,10 +305,11 @@ impl Job {
     }
 
     /// Owes the pending status, once, and records which image the build uses.
-    async fn announce(&self, build: &Build) -> Result<(), Obstacle> {
+    async fn announce(&self, build: &Build, maybe_announced: bool) -> Result<(), Obstacle> {
         let recorded = self.ledger.image_used(&self.image).await;
         recorded.map_err(unrecorded)?;
-        let owed = self.ledger.owe(build.request.id, STATUS, Event::Began);
+        let id = build.request.id;
+        let owed = self.ledger.owe(id, STATUS, Event::Began, maybe_announced);
         owed.await.map_err(unrecorded)?;
         self.notifiers.ring();
         Ok(())
@@ -411,7 +412,7 @@ impl Job {
     async fn report_again(&self, build: &Build) -> Result<Verdict, LedgerError> {
         tracing::info!(build = %build.request.id, "finished before; reporting its result again");
         let id = build.request.id;
-        self.ledger.owe(id, STATUS, Event::Ended).await?;
+        self.ledger.owe(id, STATUS, Event::Ended, true).await?;
         self.notifiers.ring();
         Ok(Verdict::Acknowledge)
     }

@@ -6,10 +6,8 @@ pub mod telemetry;
 pub mod shutdown;
 pub mod exit;
 
-use std::time::Duration;
-
 /// Whole milliseconds, as many as fit.
-#[cfg(any(feature = "ledger", feature = "local-queue"))]
-pub(crate) fn millis(duration: Duration) -> i64 {
+#[cfg(any(feature = "store", feature = "local-queue"))]
+pub(crate) fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

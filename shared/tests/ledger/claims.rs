@@ -156,7 +156,7 @@ async fn a_late_worker_has_lost_its_claim() {
     let requests = [request(), request(), request(), request()];
     for request in &requests {
         late.take(request).await;
-        let began = late.ledger.owe(request.id, STATUS, Event::Began);
+        let began = late.ledger.owe(request.id, STATUS, Event::Began, false);
         began.await.expect("owed");
     }
     world.let_pass(CLAIM).await;
@@ -217,7 +217,7 @@ async fn an_end_is_for_ever() {
             .await
             .expect("read")
     );
-    let again = other.ledger.owe(request.id, STATUS, Event::Ended);
+    let again = other.ledger.owe(request.id, STATUS, Event::Ended, true);
     again.await.expect("owed");
     let next = other.ledger.next_due(STATUS).await.expect("read");
     assert!(matches!(next, NextReport::Due(due) if due.maybe_sent));

@@ -48,7 +48,8 @@ impl CommitStatuses {
         };
         // A redelivery posts the end again: a person has asked for it. But among several hosts its message
         // may be a copy.
-        let maybe_posted = due.attempts > 0 || (ledger.has_store() && due.maybe_sent);
+        let asked_for = due.event == Event::Ended && !ledger.has_store();
+        let maybe_posted = due.attempts > 0 || (due.maybe_sent && !asked_for);
         let posted = self
             .forge
             .post_status(repo, commit, &status, maybe_posted)

@@ -195,7 +195,7 @@ async fn what_version_10_owed_is_owed() {
     }
     // Version 10 has announced them: they are not announced again.
     for number in [2, 9, 10, 11] {
-        let announced = ledger.owe(id(number), STATUS, Event::Began);
+        let announced = ledger.owe(id(number), STATUS, Event::Began, false);
         announced.await.expect("owed");
         assert!(!ledger.is_owed(id(number), STATUS).await.expect("read"));
     }

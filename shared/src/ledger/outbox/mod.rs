@@ -73,14 +73,20 @@ pub struct Setback {
 
 impl Ledger {
     /// Owes a report of a build: of its beginning once, as long as this worker has the build; of its end
-    /// again, as for a redelivery.
+    /// again, as for a redelivery. `maybe_sent` is true if it may have been sent before, by another worker
+    /// also.
     ///
     /// # Errors
     /// See [`LedgerError`](super::LedgerError).
-    pub async fn owe(&self, id: BuildId, notifier: &str, event: Event) -> Result<()> {
+    pub async fn owe(
+        &self,
+        id: BuildId,
+        notifier: &str,
+        event: Event,
+        maybe_sent: bool,
+    ) -> Result<()> {
         let notifier = notifier.to_owned();
-        let is_again = event == Event::Ended;
-        self.with(move |db| Ok(records::owe(db, id, &notifier, event, is_again)?))
+        self.with(move |db| Ok(records::owe(db, id, &notifier, event, maybe_sent)?))
             .await
     }
 

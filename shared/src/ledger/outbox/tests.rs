@@ -192,7 +192,12 @@ async fn a_clock_that_was_set_back_delays_nothing_by_as_much() {
 async fn a_report_is_owed_since_it_is_owed_and_not_since_its_build_ended() {
     let (_directory, ledger) = ledger();
     let id = owing(&ledger, &[STATUS]).await;
-    let again = async || ledger.owe(id, STATUS, Event::Ended).await.expect("owed");
+    let again = async || {
+        ledger
+            .owe(id, STATUS, Event::Ended, true)
+            .await
+            .expect("owed")
+    };
     // It is owed already.
     again().await;
     pass(&ledger, HOUR).await;
@@ -216,7 +221,7 @@ async fn a_report_that_may_have_been_sent_says_so() {
     ledger.resume_reports().await.expect("resumed");
     assert!(maybe_sent().await);
     send(&ledger, STATUS).await;
-    let again = ledger.owe(id, STATUS, Event::Ended);
+    let again = ledger.owe(id, STATUS, Event::Ended, true);
     again.await.expect("owed again");
     assert!(maybe_sent().await);
 }
@@ -227,7 +232,7 @@ async fn a_beginning_is_reported_once() {
     let build = claimed(&ledger).await;
     let owe = async || {
         ledger
-            .owe(build.id, STATUS, Event::Began)
+            .owe(build.id, STATUS, Event::Began, false)
             .await
             .expect("owed")
     };
@@ -254,7 +259,7 @@ async fn a_beginning_is_reported_once() {
 async fn no_beginning_is_reported_after_its_end() {
     let (_directory, ledger) = ledger();
     let id = claimed(&ledger).await.id;
-    let began = ledger.owe(id, STATUS, Event::Began);
+    let began = ledger.owe(id, STATUS, Event::Began, false);
     began.await.expect("owed");
     let unsent = due(&ledger, STATUS).await.expect("due");
     let ended = ledger.end(id, &Outcome::Passed, &[STATUS]);
@@ -268,12 +273,12 @@ async fn no_beginning_is_reported_after_its_end() {
 async fn no_beginning_is_reported_of_a_lost_build() {
     let (_directory, ledger) = ledger();
     let build = claimed(&ledger).await;
-    let began = ledger.owe(build.id, STATUS, Event::Began);
+    let began = ledger.owe(build.id, STATUS, Event::Began, false);
     began.await.expect("owed");
     ledger.leave(build.id).await.expect("left");
     assert!(due(&ledger, STATUS).await.is_none());
     ledger.claim(&build).await.expect("claimed");
-    let began = ledger.owe(build.id, STATUS, Event::Began);
+    let began = ledger.owe(build.id, STATUS, Event::Began, false);
     began.await.expect("owed");
     assert!(due(&ledger, STATUS).await.is_some());
 }
@@ -284,7 +289,7 @@ async fn after_a_restart_a_beginning_waits_for_its_claim() {
     let build = claimed(&ledger).await;
     let owe = async || {
         ledger
-            .owe(build.id, STATUS, Event::Began)
+            .owe(build.id, STATUS, Event::Began, false)
             .await
             .expect("owed")
     };
@@ -309,7 +314,7 @@ async fn what_a_later_build_of_the_commit_has_told_is_not_contradicted() {
     assert_eq!(send(&ledger, STATUS).await.build.request.id, first);
     assert!(!is_outdated(second).await);
     assert_eq!(send(&ledger, STATUS).await.build.request.id, second);
-    let again = ledger.owe(first, STATUS, Event::Ended);
+    let again = ledger.owe(first, STATUS, Event::Ended, true);
     again.await.expect("owed again");
     assert!(is_outdated(first).await);
     assert!(!is_outdated(second).await);

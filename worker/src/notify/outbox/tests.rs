@@ -218,7 +218,7 @@ async fn a_pending_status_comes_before_the_end() {
     let ledger = &desk.notifiers.ledger;
     ledger.claim(&request).await.expect("claimed");
     for _ in 0..2 {
-        let owed = ledger.owe(request.id, STATUS, Event::Began);
+        let owed = ledger.owe(request.id, STATUS, Event::Began, false);
         owed.await.expect("owed");
         desk.send().await;
     }
@@ -236,7 +236,7 @@ async fn an_end_overtakes_its_pending_status() {
     let request = desk.request();
     let ledger = &desk.notifiers.ledger;
     ledger.claim(&request).await.expect("claimed");
-    let owed = ledger.owe(request.id, STATUS, Event::Began);
+    let owed = ledger.owe(request.id, STATUS, Event::Began, false);
     owed.await.expect("owed");
     let ended = ledger.end(request.id, &Outcome::Passed, &[STATUS]);
     ended.await.expect("ended");
@@ -249,7 +249,7 @@ async fn a_redelivery_posts_the_end_again() {
     let desk = Desk::new().await;
     let build = desk.owe(Outcome::Passed).await;
     desk.send().await;
-    let owed = desk.notifiers.ledger.owe(build, STATUS, Event::Ended);
+    let owed = desk.notifiers.ledger.owe(build, STATUS, Event::Ended, true);
     owed.await.expect("owed");
     desk.send().await;
     assert_eq!(desk.posts(), 2);
