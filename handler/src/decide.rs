@@ -1,4 +1,4 @@
-//! What an event leads to. Nothing here does anything: an event and a policy in, a decision out.
+//! The decision on an event. Nothing here acts: an event and a policy in, a decision out.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use shared::config::{BranchFilter, RepoFilter, WebhookConfig};
 
 use crate::event::{Event, Manual, Push};
 
-/// What may build here.
+/// The repositories and refs that may build here.
 #[derive(Debug)]
 pub(crate) struct Policy {
     repos: RepoFilter,
     branches: BranchFilter,
 }
 
-/// What an event leads to.
+/// The decision on an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Build(BuildRequest),

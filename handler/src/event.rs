@@ -1,10 +1,10 @@
-//! What a request is about, in words that no forge has a part in. Nothing in it is checked yet.
+//! The event that a request tells of, in words of no particular forge. Nothing in it is checked yet.
 
 use std::borrow::Cow;
 
 use shared::build::InvalidName;
 
-/// What a request is about.
+/// The event that a request tells of.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event<'a> {
     /// A branch or tag was made, moved or deleted.

@@ -277,6 +277,23 @@ async fn a_build_that_waits_for_github_does_not_hold_up_a_stop_and_is_built_by_t
 }
 
 #[tokio::test]
+async fn a_build_that_begins_to_wait_during_a_stop_does_not_hold_it_up() {
+    let fixture = Fixture::plain().await;
+    let github = &fixture.github;
+    github.fail_next(Endpoint::Tarball, 1, Fault::Hang);
+    let mut service = fixture.setup("true").start().await;
+    let build = fixture.push(&service).await;
+    let fetches = |request: &Request| request.path.contains("/tarball/");
+    github.wait_for_request(fetches, DEADLINE).await;
+
+    let begun = Instant::now();
+    service.stop(DEADLINE).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    service.start_again().await;
+    fixture.finished(&service, build).await.assert_passed();
+}
+
+#[tokio::test]
 async fn the_commit_of_a_branch_is_asked_for_again() {
     let fixture = Fixture::plain().await;
     let fault = Fault::secondary_limit(1);

@@ -1,6 +1,7 @@
 //! One delivery: worked on while its lease is kept alive, then acknowledged or returned.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::slots::Slot;
 
 /// How long to leave a message alone after the ledger failed.
 const LEDGER_RETRY: Duration = Duration::from_secs(5);
+/// How often a worker that stops looks for builds that wait.
+const LEAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A dead letter that cannot be read is logged again after this time: the longest that SQS allows.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(12 * 60 * 60);
 /// How long a message is kept for a status that is not accepted. If this host is lost by then, another
@@ -114,9 +117,13 @@ impl Deliveries {
         self.leave(|_| true);
     }
 
-    /// Asks the builds that wait for somebody else to stop, because this worker does.
-    pub(crate) fn leave_waiting(&self) {
-        self.leave(|attempt| !attempt.slot.is_taken());
+    /// Asks the builds that wait for somebody else to stop, because this worker does; also those that
+    /// begin to wait later.
+    pub(crate) async fn leave_waiting(&self) -> Infallible {
+        loop {
+            self.leave(|attempt| !attempt.slot.is_taken());
+            sleep(LEAVE_INTERVAL).await;
+        }
     }
 
     fn leave(&self, leaves: impl Fn(&Attempt) -> bool) {

@@ -247,11 +247,12 @@ impl Taking {
                 None => break,
             }
         }
-        self.deliveries.leave_waiting();
-        if timeout(drain_timeout, all_done(&mut self.builds))
-            .await
-            .is_err()
-        {
+        let leaving = self.deliveries.leave_waiting();
+        let finished = tokio::select! {
+            finished = timeout(drain_timeout, all_done(&mut self.builds)) => finished,
+            never = leaving => match never {},
+        };
+        if finished.is_err() {
             let builds = self.builds.len();
             tracing::info!(builds, "left running for the next start");
             self.deliveries.leave_all();

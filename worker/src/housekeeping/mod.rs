@@ -15,7 +15,7 @@ use shared::build::{BuildError, BuildId, Outcome, StopReason};
 use shared::config::StorageConfig;
 use shared::ledger::{Ledger, Reserve};
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use self::disk::{DiskFull, Place, Room, Wanted};
 
@@ -46,8 +46,8 @@ pub(crate) struct Housekeeper {
     /// Whether nothing but a message's lease keeps other workers from its build, because the queue is
     /// shared and no store is: another worker on this engine may then have to see the build's end.
     pub(crate) lease_is_lock: bool,
-    /// One sweep at a time.
-    pub(crate) broom: Arc<Mutex<()>>,
+    /// One sweep at a time, and when the last thorough one began.
+    pub(crate) broom: Arc<Mutex<Option<Instant>>>,
 }
 
 /// How much a sweep removes.
@@ -160,10 +160,18 @@ impl Housekeeper {
         Ok(())
     }
 
-    /// What fails is tried again by the next sweep, and holds up nothing else of this one. Answers whether
-    /// nothing is left of builds that are over.
+    /// What fails is tried again by the next sweep, and holds up nothing else of this one. True if it is
+    /// known that nothing is left of builds that are over. Of those who ask for room while a sweep goes on, one sweeps
+    /// for all.
     async fn sweep(&self, thoroughness: Thoroughness) -> bool {
-        let _one_at_a_time = self.broom.lock().await;
+        let asked = Instant::now();
+        let mut last_thorough = self.broom.lock().await;
+        if thoroughness == Thoroughness::MakeRoom {
+            if last_thorough.is_some_and(|begun| begun >= asked) {
+                return false;
+            }
+            *last_thorough = Some(Instant::now());
+        }
         let (engine, ledger) = (&self.engine, &self.ledger);
         let kept_for = self
             .storage
