@@ -16,8 +16,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use bollard::query_parameters::LogsOptionsBuilder;
+use compose_ci_runner::cleanup::{self, InUse, Known};
 use compose_ci_runner::engine::Phase;
-use compose_ci_runner::{Engine, Obstacle, Secrets, Sink, Source, Spec, Stop, cleanup, run};
+use compose_ci_runner::{Engine, Obstacle, Secrets, Sink, Source, Spec, Stop, run};
 use futures_util::{FutureExt, StreamExt, stream};
 use harness::{AtEnd, SmallDisk, Tarball, docker, run_to_end};
 use shared::build::{BuildError, BuildId, BuildRequest, CommitSha, ForgeKind, Outcome, StopReason};
@@ -254,7 +255,11 @@ async fn directory_is_built_logged_and_removed() {
     assert!(log.ends_with(&format!("{COMMIT} ***\n")), "{log}");
 
     let id = build.spec.request.id;
-    cleanup::remove(&build.engine, id).await.expect("removed");
+    let (known, mut in_use) = (Known::default(), InUse::default());
+    let removed = cleanup::remove(&build.engine, id, &known, &mut in_use);
+    removed.await.expect("removed");
+    let removed = cleanup::remove_checkout(&build.engine, id);
+    removed.await.expect("removed");
     let (name, project) = (build.name(), id.compose_project());
     let nothing_left = build
         .observer

@@ -5,6 +5,7 @@ mod fixture;
 mod outcomes;
 mod checkout;
 mod compose;
+mod leftovers;
 mod retries;
 mod slots;
 mod mail;

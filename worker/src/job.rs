@@ -161,8 +161,9 @@ impl Job {
             tokio::join!(
                 self.supersession.watch(build, &commit, stop),
                 self.housekeeper.watch_room(stop),
-            );
-            pending::<Infallible>().await
+                self.housekeeper.watch_volumes(build),
+            )
+            .2
         };
         tokio::select! {
             built = Box::pin(self.run(build, &commit, attempt)) => built,

@@ -4,6 +4,7 @@
 mod connection;
 mod containers;
 mod objects;
+mod volumes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use self::connection::Mismatch;
 pub(crate) use self::containers::Output;
 pub use self::containers::{ContainerInfo, Phase};
 pub use self::objects::{Labelled, NamelessImage};
+pub use self::volumes::ProjectVolumes;
 
 /// The deadline of a call. A busy disk makes it slow; an engine that takes
 /// longer than this hangs.

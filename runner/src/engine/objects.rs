@@ -16,7 +16,9 @@ use super::{Engine, EngineError, Result, gone_is_fine, in_time};
 /// An object on the engine that carries labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {
-    /// The name or id that it is removed by.
+    /// The id, or name, that it is removed by.
+    pub id: String,
+    /// The name that a person gave it, or compose.
     pub name: String,
     /// Its labels.
     pub labels: HashMap<String, String>,
@@ -61,7 +63,10 @@ impl Engine {
         let found = in_time(self.docker.list_containers(Some(options))).await?;
         Ok(found
             .into_iter()
-            .filter_map(|one| Some(labelled(one.id?, one.labels)))
+            .filter_map(|one| {
+                let name = one.names.into_iter().flatten().next().unwrap_or_default();
+                Some(labelled(one.id?, name, one.labels))
+            })
             .collect())
     }
 
@@ -76,7 +81,7 @@ impl Engine {
         let found = in_time(self.docker.list_volumes(Some(options))).await?;
         let volumes = found.volumes.unwrap_or_default().into_iter();
         Ok(volumes
-            .map(|one| labelled(one.name, Some(one.labels)))
+            .map(|one| labelled(one.name.clone(), one.name, Some(one.labels)))
             .collect())
     }
 
@@ -91,7 +96,7 @@ impl Engine {
         let found = in_time(self.docker.list_networks(Some(options))).await?;
         Ok(found
             .into_iter()
-            .filter_map(|one| Some(labelled(one.id?, one.labels)))
+            .filter_map(|one| Some(labelled(one.id?, one.name.unwrap_or_default(), one.labels)))
             .collect())
     }
 
@@ -168,8 +173,27 @@ impl Engine {
     }
 
     /// Removes a network. Gone already is fine.
+    ///
+    /// # Errors
+    /// A container uses it: [`EngineError::Conflict`]; or the engine does not answer.
     pub(crate) async fn remove_network(&self, network: &str) -> Result<()> {
-        gone_is_fine(in_time(self.docker.remove_network(network)).await)
+        match gone_is_fine(in_time(self.docker.remove_network(network)).await) {
+            // Engine 20.10 answers 403 for a network in use.
+            Err(EngineError::Refused(why)) if self.is_attached(network).await? => {
+                Err(EngineError::Conflict(why))
+            }
+            removed => removed,
+        }
+    }
+
+    /// Returns true if a container is attached to a network.
+    async fn is_attached(&self, network: &str) -> Result<bool> {
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&HashMap::from([("network", vec![network])]))
+            .build();
+        let attached = in_time(self.docker.list_containers(Some(options))).await?;
+        Ok(!attached.is_empty())
     }
 
     /// Removes a tag, and the image with its last tag. Gone already is fine.
@@ -213,8 +237,9 @@ fn by_labels(labels: &[&str]) -> HashMap<&'static str, Vec<String>> {
     HashMap::from([("label", labels.iter().map(ToString::to_string).collect())])
 }
 
-fn labelled(name: String, labels: Option<HashMap<String, String>>) -> Labelled {
+fn labelled(id: String, name: String, labels: Option<HashMap<String, String>>) -> Labelled {
     Labelled {
+        id,
         name,
         labels: labels.unwrap_or_default(),
     }

@@ -132,6 +132,12 @@ impl BuildId {
         format!("ci-{}", self.0.simple())
     }
 
+    /// Returns the build that a compose project is of, if it is a build's.
+    pub fn of_compose_project(project: &str) -> Option<Self> {
+        let build: Self = project.strip_prefix("ci-")?.parse().ok()?;
+        (build.compose_project() == project).then_some(build)
+    }
+
     /// The time, less up to a quarter of it that differs from build to build, so that what many of
     /// them do every so often does not coincide.
     pub fn jittered(&self, time: Duration) -> Duration {

@@ -32,6 +32,8 @@ mod outbox;
 #[cfg(feature = "ledger")]
 mod images;
 #[cfg(feature = "ledger")]
+mod objects;
+#[cfg(feature = "ledger")]
 mod retention;
 
 #[cfg(feature = "ledger")]
@@ -44,6 +46,7 @@ pub use self::{
     database::Ledger,
     images::PulledImage,
     lifecycle::Claim,
+    objects::BuildObject,
     outbox::{DueReport, NextReport, STATUS, Setback},
     reserve::Reserve,
     retention::EndedBuild,

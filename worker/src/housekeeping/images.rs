@@ -109,9 +109,7 @@ fn named_by(tag: &str) -> Option<BuildId> {
 
 /// The build whose compose project an image is of.
 fn built_by(image: &NamelessImage) -> Option<BuildId> {
-    let project = image.labels.get(COMPOSE_PROJECT_LABEL)?;
-    let build: BuildId = project.strip_prefix("ci-")?.parse().ok()?;
-    (build.compose_project() == *project).then_some(build)
+    BuildId::of_compose_project(image.labels.get(COMPOSE_PROJECT_LABEL)?)
 }
 
 #[cfg(test)]

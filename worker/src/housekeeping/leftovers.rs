@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use runner::container::{BUILD_LABEL, KEEP_LABEL};
-use runner::engine::Phase;
+use runner::cleanup::{InUse, Known};
+use runner::container::{BUILD_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL, is_named_by_compose};
+use runner::engine::{Labelled, Phase};
 use runner::{Engine, EngineError, cleanup};
 use shared::build::{Build, BuildId, BuildState};
 use shared::ledger::Ledger;
@@ -28,35 +29,80 @@ pub(super) async fn sweep(
     keeps_ended: bool,
 ) -> anyhow::Result<()> {
     let mut failed = 0;
-    let (containers, volumes) = tokio::try_join!(
-        engine.containers(&[BUILD_LABEL]),
-        engine.volumes(BUILD_LABEL)
-    )?;
-    let candidates: BTreeSet<BuildId> = containers
-        .iter()
-        .chain(&volumes)
-        .filter(|object| !object.labels.contains_key(KEEP_LABEL))
-        .filter_map(|object| object.labels.get(BUILD_LABEL)?.parse().ok())
-        .collect();
-    for id in candidates {
+    for id in candidates(engine).await? {
         let Some(build) = ledger.find(id).await? else {
             continue;
         };
         let removed = match remains(&build, keeps_ended) {
             Remains::Needed => continue,
-            Remains::Prepared => cleanup::remove_prepared(engine, id).await,
+            Remains::Prepared => Ok(cleanup::remove_prepared(engine, id).await?),
             Remains::IdleOnly if runs(engine, id).await? => continue,
-            Remains::IdleOnly | Remains::Unneeded => cleanup::remove(engine, id).await,
+            Remains::IdleOnly | Remains::Unneeded => remove(engine, ledger, id).await,
         };
         match removed {
             Ok(()) => tracing::info!(build = %id, "removed what was left of a build"),
             Err(error) => {
+                let error = format!("{error:#}");
                 tracing::warn!(build = %id, %error, "failed to remove what is left of a build");
                 failed += 1;
             }
         }
     }
     anyhow::ensure!(failed == 0, "something is left of {failed} builds");
+    Ok(())
+}
+
+/// Lists the builds that have left objects on the engine, but for those that a person wants to keep.
+async fn candidates(engine: &Engine) -> Result<BTreeSet<BuildId>, EngineError> {
+    let (containers, checkouts, networks, volumes) = tokio::try_join!(
+        engine.containers(&[BUILD_LABEL]),
+        engine.volumes(BUILD_LABEL),
+        engine.networks(COMPOSE_PROJECT_LABEL),
+        engine.volumes(COMPOSE_PROJECT_LABEL),
+    )?;
+    let builds_own = || containers.iter().chain(&checkouts);
+    let is_kept = |object: &&Labelled| object.labels.contains_key(KEEP_LABEL);
+    let kept: BTreeSet<_> = builds_own().filter(is_kept).filter_map(built).collect();
+    let of_projects = networks.iter().chain(&volumes).filter_map(of_project);
+    let mut found: BTreeSet<_> = builds_own().filter_map(built).chain(of_projects).collect();
+    found.retain(|build| !kept.contains(build));
+    Ok(found)
+}
+
+fn built(object: &Labelled) -> Option<BuildId> {
+    object.labels.get(BUILD_LABEL)?.parse().ok()
+}
+
+/// The build whose compose project an object is of. One with a name of its own is others' to keep once the
+/// build has ended.
+fn of_project(object: &Labelled) -> Option<BuildId> {
+    let project = object.labels.get(COMPOSE_PROJECT_LABEL)?;
+    let build = BuildId::of_compose_project(project)?;
+    is_named_by_compose(&object.name, project).then_some(build)
+}
+
+/// Removes the objects of a build, and the checkout last. Objects that others use are left to them.
+///
+/// # Errors
+/// The engine or the ledger cannot be read; or an object cannot be removed yet.
+pub(super) async fn remove(engine: &Engine, ledger: &Ledger, build: BuildId) -> anyhow::Result<()> {
+    let mut known = Known::default();
+    for object in ledger.objects(build).await? {
+        match object.is_theirs {
+            true => drop(known.left.insert(object.name)),
+            false => known.nameless_volumes.push(object.name),
+        }
+    }
+    let mut in_use = InUse::default();
+    let removed = cleanup::remove(engine, build, &known, &mut in_use).await;
+    for name in &in_use.theirs {
+        tracing::info!(%build, name, "left a network or volume of a build to the containers that use it");
+        ledger.object_left(build, name).await?;
+    }
+    removed?;
+    cleanup::remove_checkout(engine, build).await?;
+    let names: Vec<_> = in_use.until_unused.into_iter().collect();
+    anyhow::ensure!(names.is_empty(), "in use: {}", names.join(", "));
     Ok(())
 }
 

@@ -6,12 +6,13 @@ mod leftovers;
 mod images;
 mod retention;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use runner::{Engine, Obstacle, Stop, cleanup};
-use shared::build::{BuildError, BuildId, Outcome, StopReason};
+use shared::build::{Build, BuildError, BuildId, Outcome, StopReason};
 use shared::config::StorageConfig;
 use shared::ledger::{Ledger, Reserve};
 use tokio::sync::Mutex;
@@ -128,9 +129,10 @@ impl Housekeeper {
             return;
         }
         for attempt in 1..=REMOVE_ATTEMPTS {
-            match cleanup::remove(&self.engine, build).await {
+            match leftovers::remove(&self.engine, &self.ledger, build).await {
                 Ok(()) => return,
                 Err(error) => {
+                    let error = format!("{error:#}");
                     tracing::warn!(%build, %error, attempt, "failed to remove what a build made");
                 }
             }
@@ -142,6 +144,28 @@ impl Housekeeper {
     pub(crate) async fn remove_prepared(&self, build: BuildId) {
         if let Err(error) = cleanup::remove_prepared(&self.engine, build).await {
             tracing::warn!(%build, %error, "failed to remove what was prepared for a build; trying again later");
+        }
+    }
+
+    /// Records the nameless volumes of a build's compose project while its hook runs: a container that the
+    /// hook removes leaves them behind.
+    pub(crate) async fn watch_volumes(&self, build: &Build) -> Infallible {
+        let id = build.request.id;
+        let mut volumes = self
+            .engine
+            .project_volumes(id.compose_project(), build.claimed_at);
+        loop {
+            let recorded = match volumes.next().await {
+                Ok(volume) => self.ledger.volume_used(id, &volume).await,
+                Err(error) => {
+                    tracing::debug!(build = %id, %error, "failed to follow the engine's events; trying again");
+                    sleep(WATCH_INTERVAL).await;
+                    continue;
+                }
+            };
+            if let Err(error) = recorded {
+                tracing::warn!(build = %id, %error, "failed to record a volume of a build; it may be left behind");
+            }
         }
     }
 

@@ -10,7 +10,7 @@ const THIS_WORKER: &str = "<this worker>";
 
 /// The changes of each version of the database, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 11] = [
     "ALTER TABLE leases ADD COLUMN given_back INTEGER NOT NULL DEFAULT 0",
     ENDS,
     STATES,
+    OBJECTS,
 ];
 
 const FIRST: &str = "
@@ -156,6 +157,16 @@ const STATES: &str = "
     DROP TABLE leases;
     DROP TABLE superseded;
     DROP TABLE dealt_with;
+";
+
+/// The objects on the engine that a build's labels do not tell of.
+const OBJECTS: &str = "
+    CREATE TABLE objects (
+        build_id  TEXT NOT NULL REFERENCES builds (id) ON DELETE CASCADE,
+        name      TEXT NOT NULL,
+        is_theirs INTEGER NOT NULL,
+        PRIMARY KEY (build_id, name)
+    ) STRICT;
 ";
 
 /// Brings the database up to this program's version.
