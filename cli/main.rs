@@ -2,6 +2,7 @@
 
 mod command;
 mod health;
+mod renamed;
 mod reconcile;
 mod serve;
 mod work;

@@ -11,6 +11,7 @@ use web::Pages;
 use worker::Worker;
 
 use crate::reconcile::{self, Lookout};
+use crate::renamed;
 
 /// Runs until a signal ends it.
 ///
@@ -21,7 +22,11 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     let handler = HandlerConfig::load(env)?;
     let worker = WorkerConfig::load(env)?;
     let queue = QueueConfig::load(env)?;
-    let reconcile = ReconcileConfig::load_if_wanted(env, true)?;
+    let mut reconcile = ReconcileConfig::load_if_wanted(env, true)?;
+    let repos = handler.webhook.repos.clone();
+    if let Some(reconcile) = &mut reconcile {
+        reconcile.webhook.repos = repos.clone();
+    }
     telemetry::init(&log);
 
     let shutdown = Shutdown::on_signals()?;
@@ -48,7 +53,11 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     };
     let serving = server.serve(router, &until_worker_ends);
     let working = async {
-        let result = reconcile::beside(worker.run(queue, &shutdown), lookout).await;
+        let forge = worker.forge();
+        let result = tokio::select! {
+            result = reconcile::beside(worker.run(queue, &shutdown), lookout) => result,
+            never = renamed::learn(&forge, &repos) => match never {},
+        };
         until_worker_ends.drain.cancel();
         result
     };

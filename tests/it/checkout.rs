@@ -1,5 +1,7 @@
 //! What a hook finds: the commit's files, where it stands, and its environment.
 
+use std::fs;
+
 use harness::{Host, TestRepo, test_image};
 use serde_json::json;
 
@@ -93,6 +95,28 @@ async fn the_services_variables_and_the_builds_reach_the_hook() {
 }
 
 #[tokio::test]
+async fn links_that_climb_out_of_the_tree_stay_as_they_are() {
+    let (repo, _) = TestRepo::with_files(&[("README.md", "hello\n")]);
+    for (link, target) in [
+        ("link", "../sibling/config"),
+        ("a/b", "../../x"),
+        ("up", "../../../../outside"),
+        ("tidy", "./x//y/"),
+    ] {
+        let link = repo.path().join(link);
+        fs::create_dir_all(link.parent().expect("a folder")).expect("made");
+        std::os::unix::fs::symlink(target, link).expect("linked");
+    }
+    let sha = repo.commit("Links");
+    let fixture = Fixture::hosting(repo, sha).await;
+    let hook = "for link in link a/b up tidy; do readlink $link; done";
+    let built = fixture.run(fixture.setup(hook)).await;
+    built.assert_passed();
+    let expected = "../sibling/config\n../../x\n../../../../outside\n./x//y/\n";
+    assert_eq!(built.log, expected);
+}
+
+#[tokio::test]
 async fn hook_env_narrows_what_reaches_the_hook() {
     let fixture = Fixture::plain().await;
     let setup = fixture
@@ -175,7 +199,7 @@ async fn the_tarball_is_fetched_where_github_points_to_without_the_token() {
     let requests = fixture.github.requests();
     let fetched: Vec<_> = requests
         .iter()
-        .filter(|request| request.method == "GET")
+        .filter(|request| request.path.contains("tar"))
         .map(|request| (request.host, request.had_authorization))
         .collect();
     assert_eq!(fetched, [(Host::Api, true), (Host::Codeload, false)]);

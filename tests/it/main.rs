@@ -7,6 +7,7 @@ mod checkout;
 mod compose;
 mod leftovers;
 mod retries;
+mod renamed;
 mod slots;
 mod mail;
 mod ses;

@@ -236,6 +236,24 @@ async fn a_tarball_that_would_write_outside() {
 }
 
 #[tokio::test]
+async fn a_file_name_that_linux_does_not_take() {
+    let long = Tarball::with_entries(MADE_UP, |archive| {
+        let mut file = tar::Header::new_gnu();
+        file.set_mode(0o644);
+        file.set_size(0);
+        archive.append_data(&mut file, format!("top/{}", "n".repeat(256)), io::empty())
+    });
+    let fixture = Fixture::made_up(long).await;
+    let story = Story::of(&fixture, fixture.setup("echo the hook ran")).await;
+    insta::assert_snapshot!(story.told, @r#"
+    Pending: building
+    Error: error: the commit cannot be checked out: "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn" has a name of 256 bytes
+    page: error: the commit cannot be checked out: "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn" has a name of 256 bytes
+    mail: [octo/hello] main <sha> error: the commit cannot be checked out: "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn" has a name of 256 bytes (after …)
+    "#);
+}
+
+#[tokio::test]
 async fn a_tarball_of_another_commit() {
     let other = Tarball::with_entries(&MADE_UP.replace('0', "f"), |_| Ok(()));
     let fixture = Fixture::made_up(other).await;

@@ -336,6 +336,8 @@ async fn a_store_changes_nothing_that_github_sees() {
     assert_eq!(
         requests,
         [
+            // The repository's name, at the start.
+            "GET ",
             "GET legacy.tar.gz",
             "GET tarball",
             "POST statuses",

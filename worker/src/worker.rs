@@ -99,6 +99,11 @@ impl Worker {
         self.ledger.clone()
     }
 
+    /// The forge that builds are reported to.
+    pub fn forge(&self) -> Forge {
+        self.forge.clone()
+    }
+
     /// The addresses of what people look at.
     pub fn links(&self) -> Links {
         self.links.clone()

@@ -22,7 +22,7 @@ pub use self::connection::Mismatch;
 pub(crate) use self::containers::Output;
 pub use self::containers::{ContainerInfo, Phase};
 pub use self::objects::{Labelled, NamelessImage};
-pub use self::volumes::ProjectVolumes;
+pub use self::volumes::NamelessVolumes;
 
 /// The deadline of a call. A busy disk makes it slow; an engine that takes
 /// longer than this hangs.

@@ -1,4 +1,4 @@
-//! The nameless volumes of a compose project. Only a container tells which ones it has, and only as long as
+//! The nameless volumes of containers. Only a container tells which ones it has, and only as long as
 //! it exists: each is looked at when it is made.
 
 use std::collections::{HashMap, HashSet};
@@ -11,15 +11,14 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
 use super::{Engine, EngineError, Result, in_time};
-use crate::container::COMPOSE_PROJECT_LABEL;
 
 /// The length of the name that the engine gives to a nameless volume, in hexadecimal digits.
 const NAMELESS_LEN: usize = 64;
 
-/// The nameless volumes of a compose project's containers, found one after the other.
-pub struct ProjectVolumes {
+/// The nameless volumes of the containers with a label, found one after the other.
+pub struct NamelessVolumes {
     engine: Engine,
-    project: String,
+    label: String,
     /// The time of the last event: where to go on after the connection broke.
     since: Duration,
     found: HashSet<String>,
@@ -28,11 +27,12 @@ pub struct ProjectVolumes {
 }
 
 impl Engine {
-    /// Looks for the nameless volumes of the containers that a project has made since then.
-    pub fn project_volumes(&self, project: String, since: SystemTime) -> ProjectVolumes {
-        ProjectVolumes {
+    /// Looks for the nameless volumes of the containers with a label (`name=value`) that were made since
+    /// then.
+    pub fn nameless_volumes(&self, label: String, since: SystemTime) -> NamelessVolumes {
+        NamelessVolumes {
             engine: self.clone(),
-            project,
+            label,
             since: since.duration_since(UNIX_EPOCH).unwrap_or_default(),
             found: HashSet::new(),
             unreported: Vec::new(),
@@ -41,7 +41,7 @@ impl Engine {
     }
 }
 
-impl ProjectVolumes {
+impl NamelessVolumes {
     /// Returns the next volume, each one once.
     ///
     /// # Errors
@@ -65,11 +65,10 @@ impl ProjectVolumes {
     }
 
     fn containers_made(&self) -> BoxStream<'static, Result<EventMessage, Error>> {
-        let label = format!("{COMPOSE_PROJECT_LABEL}={}", self.project);
         let filters = HashMap::from([
             ("type", vec!["container"]),
             ("event", vec!["create"]),
-            ("label", vec![label.as_str()]),
+            ("label", vec![self.label.as_str()]),
         ]);
         let (seconds, nanos) = (self.since.as_secs(), self.since.subsec_nanos());
         let options = EventsOptionsBuilder::default()

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
-use super::archive::{ArchiveError, SourceTracking, header};
+use super::archive::{ArchiveError, SourceTracking, append_link, header, in_checkout};
 
 /// Writes the contents of a directory as tar. Symbolic links are kept, not followed.
 ///
@@ -26,7 +26,7 @@ pub(super) fn pack(directory: &Path, output: impl Write) -> Result<(), ArchiveEr
             let name = folder.join(entry.file_name());
             let found = entry.metadata();
             let found = found.map_err(|cause| unreadable(&entry.path(), cause))?;
-            append(&mut tar, &entry.path(), &name, &found)?;
+            append(&mut tar, &entry.path(), &in_checkout(&name)?, &found)?;
             if found.is_dir() {
                 folders.push(name);
             }
@@ -53,7 +53,8 @@ fn append(
         )
     } else if found.is_symlink() {
         let target = fs::read_link(path).map_err(|cause| unreadable(path, cause))?;
-        tar.append_link(&mut header_of(EntryType::Symlink, found), name, target)
+        let header = &mut header_of(EntryType::Symlink, found);
+        return append_link(tar, header, name, target.as_os_str());
     } else {
         // Sockets, pipes and devices are of this machine, and of no checkout.
         Ok(())
@@ -137,12 +138,12 @@ mod tests {
         assert_eq!(
             found,
             [
-                "Directory 755 bin ".to_owned(),
-                format!("Directory 755 bin/{long} "),
-                format!("Regular 644 bin/{long}/file "),
-                "Regular 755 bin/test ".to_owned(),
-                "Symlink 777 current bin".to_owned(),
-                "Symlink 777 etc /etc".to_owned(),
+                "Directory 755 tarball/bin ".to_owned(),
+                format!("Directory 755 tarball/bin/{long} "),
+                format!("Regular 644 tarball/bin/{long}/file "),
+                "Regular 755 tarball/bin/test ".to_owned(),
+                "Symlink 777 tarball/current bin".to_owned(),
+                "Symlink 777 tarball/etc /etc".to_owned(),
             ]
         );
     }

@@ -19,12 +19,13 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::ArchiveError;
-use crate::container::TARBALL_DIR;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::obstacle::Obstacle;
 
 /// The size of the pieces in which the tar is handed to the engine.
 const CHUNK_BYTES: usize = 128 << 10;
+/// The engine unpacks the checkout here, where no link of it leads out.
+const ROOT: &str = "/";
 /// Pieces that may wait for the engine.
 const QUEUED_CHUNKS: usize = 4;
 
@@ -99,12 +100,22 @@ async fn stream_to(
     let (chunks, mut tar) = mpsc::channel(QUEUED_CHUNKS);
     let packing = tokio::task::spawn_blocking(move || pack_into(chunks, pack));
     let tar = stream::poll_fn(move |context| tar.poll_recv(context));
-    let (packed, uploaded) = tokio::join!(packing, engine.upload(container, TARBALL_DIR, tar));
+    let (packed, uploaded) = tokio::join!(packing, engine.upload(container, ROOT, tar));
     match packed.expect("packing does not panic") {
         // The engine went away while it was written to: its own error says more.
-        Err(ArchiveError::Output(_)) | Ok(()) => Ok(uploaded?),
+        Err(ArchiveError::Output(_)) | Ok(()) => uploaded.map_err(not_unpacked),
         Err(ArchiveError::BrokenOff) => Err(Obstacle::SourceBroke),
         Err(error) => Err(Obstacle::Final(BuildError::Tarball(error.to_string()))),
+    }
+}
+
+/// An engine that fails over an entry fails over it again. It names the entry.
+fn not_unpacked(error: EngineError) -> Obstacle {
+    match &error {
+        EngineError::Failed(why) if why.to_lowercase().contains("processing tar file") => {
+            Obstacle::Final(BuildError::Engine(error.to_string()))
+        }
+        _ => error.into(),
     }
 }
 

@@ -17,6 +17,7 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -336,7 +337,11 @@ impl HookConfig {
 /// Names at GitHub have two parts.
 fn github_repos(env: &Env) -> Result<RepoFilter> {
     let repos: RepoFilter = env.required_parsed("GITHUB_REPO")?;
-    match repos.0.iter().find(|pattern| pattern.owner().contains('/')) {
+    match repos
+        .patterns
+        .iter()
+        .find(|pattern| pattern.owner().contains('/'))
+    {
         Some(deeper) => Err(invalid("GITHUB_REPO", not_a_pattern(&deeper.to_string()))),
         None => Ok(repos),
     }
@@ -371,8 +376,13 @@ fn nano_cpus(text: &str) -> Result<i64, String> {
 
 /// The repositories that may build: a comma list of `owner/name` and `owner/*`. Where the forge has
 /// groups within groups, an owner is all of them: `group/sub/*` does not name what is in `group`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RepoFilter(Vec<RepoPattern>);
+///
+/// Clones share the new names of repositories that were renamed.
+#[derive(Debug, Clone)]
+pub struct RepoFilter {
+    patterns: Vec<RepoPattern>,
+    renamed: Arc<RwLock<Vec<RepoName>>>,
+}
 
 /// An item of a [`RepoFilter`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -386,21 +396,29 @@ pub enum RepoPattern {
 impl RepoFilter {
     /// Whether this repository may build here.
     pub fn allows(&self, repo: &RepoName) -> bool {
-        self.0.iter().any(|pattern| match pattern {
+        let is_named = self.patterns.iter().any(|pattern| match pattern {
             RepoPattern::One(one) => one == repo,
             RepoPattern::OwnedBy(owner) => owner.eq_ignore_ascii_case(repo.owner()),
-        })
+        });
+        let renamed = self.renamed.read().unwrap_or_else(PoisonError::into_inner);
+        is_named || renamed.contains(repo)
+    }
+
+    /// Adds the name that a configured repository has by now.
+    pub fn add_new_name(&self, name: RepoName) {
+        let mut renamed = self.renamed.write().unwrap_or_else(PoisonError::into_inner);
+        renamed.push(name);
     }
 
     /// The items, in the order of the list.
     pub fn patterns(&self) -> &[RepoPattern] {
-        &self.0
+        &self.patterns
     }
 
     /// The only repository that may build, if there is but one: what a manual trigger means that
     /// names none.
     pub fn only(&self) -> Option<&RepoName> {
-        match self.0.as_slice() {
+        match self.patterns.as_slice() {
             [RepoPattern::One(repo)] => Some(repo),
             _ => None,
         }
@@ -442,7 +460,10 @@ impl FromStr for RepoFilter {
         if patterns.is_empty() {
             return Err("names no repository".to_owned());
         }
-        Ok(Self(patterns))
+        Ok(Self {
+            patterns,
+            renamed: Arc::default(),
+        })
     }
 }
 

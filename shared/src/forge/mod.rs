@@ -94,6 +94,17 @@ impl Forge {
         Patience::default().outlast(ask).await
     }
 
+    /// Finds the name that a repository has by now, if it was renamed.
+    ///
+    /// # Errors
+    /// See [`ForgeError`]; it is unavailable when [`Patience`] has ended.
+    pub async fn current_name(&self, repo: &RepoName) -> Result<RepoName, ForgeError> {
+        let ask = async || match self {
+            Self::Github(github) => github.current_name(repo).await,
+        };
+        Patience::default().outlast(ask).await
+    }
+
     /// Finds the commit that a branch is at. The forge may lag some seconds behind a push.
     ///
     /// # Errors

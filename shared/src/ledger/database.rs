@@ -14,7 +14,9 @@ use crate::build::WorkerId;
 use crate::config::StoreConfig;
 
 const FILE: &str = "builds.db";
-const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+/// A small cache, in KiB, beside the kernel's: the memory does not grow with the records.
+const DURABLE: &str =
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -512;";
 
 /// The ledger of all builds. Clones share it.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ use self::fault::Script;
 pub use self::fault::{Endpoint, Fault};
 pub use self::hooks::{Delivery, Hook};
 use self::hooks::{Event, KnownHook};
-use self::hosting::Hosted;
+use self::hosting::{Hosted, Renamed, Way};
 use self::record::Record;
 pub use self::record::{CommitState, Host, Request, Status};
 use crate::tarball::Tarball;
@@ -132,6 +132,19 @@ impl GitHub {
             .entry(repo.to_owned())
             .or_default()
             .serve(dir.into());
+    }
+
+    /// Renames a repository: requests with the old name are sent on with this status code, as GitHub
+    /// does with 301.
+    pub fn rename(&self, old: &str, new: &str, code: u16) {
+        let mut content = self.content();
+        let hosted = content.repos.remove(old).expect("it is hosted");
+        content.repos.insert(new.to_owned(), hosted);
+        content.renamed.push(Renamed {
+            old: old.to_owned(),
+            new: new.to_owned(),
+            code,
+        });
     }
 
     /// Adds a commit that no git repository holds; `sha` is 40 hex digits.
@@ -339,6 +352,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Content {
     repos: HashMap<String, Hosted>,
+    renamed: Vec<Renamed>,
     /// By their numbers, which begin with 1.
     hooks: Vec<KnownHook>,
     deliveries: u64,
@@ -365,6 +379,10 @@ impl Content {
 }
 
 impl State {
+    fn way(&self, path: &str) -> Way {
+        Renamed::way(&self.content().renamed, path)
+    }
+
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().expect("nobody panics while holding it")
     }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runner::container::COMPOSE_PROJECT_LABEL;
 use runner::{Engine, Obstacle, Stop, cleanup};
 use shared::build::{Build, BuildError, BuildId, Outcome, StopReason};
 use shared::config::StorageConfig;
@@ -151,9 +152,8 @@ impl Housekeeper {
     /// hook removes leaves them behind.
     pub(crate) async fn watch_volumes(&self, build: &Build) -> Infallible {
         let id = build.request.id;
-        let mut volumes = self
-            .engine
-            .project_volumes(id.compose_project(), build.claimed_at);
+        let label = format!("{COMPOSE_PROJECT_LABEL}={}", id.compose_project());
+        let mut volumes = self.engine.nameless_volumes(label, build.claimed_at);
         loop {
             let recorded = match volumes.next().await {
                 Ok(volume) => self.ledger.volume_used(id, &volume).await,

@@ -2,17 +2,20 @@
 //!
 //! A commit's tarball is somebody else's input. It is read to its very end (gzip checks the data
 //! only there), must be of the commit that was asked for, and may hold nothing but files,
-//! directories and symbolic links below one top folder, which is stripped.
+//! directories and symbolic links below one top folder, in whose place the checkout's directory stands.
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use shared::build::CommitSha;
 use tar::{Archive, Builder, Entry, EntryType, Header};
+
+use crate::container::TARBALL_DIR;
 
 /// The most that a commit may unpack to, in bytes: far above any repository that GitHub serves
 /// (it asks to stay below 5 GB), far below what a small archive of zeros could unpack to.
@@ -24,6 +27,13 @@ const PAX_COMMENT_MAX_BYTES: u64 = 4096;
 /// The most that may stand between the contents of two files, in bytes: headers, and what has no room
 /// in them. It is kept in memory. A path on Linux has 4,096 bytes at most.
 const HEADERS_MAX_BYTES: u64 = 1 << 20;
+
+/// The most that a file's name may be long on Linux, in bytes (`NAME_MAX`).
+const NAME_MAX_BYTES: usize = 255;
+
+/// The most that a path, or the target of a link, may be long on Linux, in bytes (`PATH_MAX`, which counts a
+/// zero byte at the end).
+const PATH_MAX_BYTES: usize = 4095;
 
 /// Why a checkout cannot be passed on, fit for the commit's author.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +50,12 @@ pub(super) enum ArchiveError {
     /// It would write outside its folder, or holds something that git does not.
     #[error("the tarball holds an entry that git does not make: {0}")]
     Hostile(String),
+    /// It holds more than one archive.
+    #[error("the tarball goes on behind its end")]
+    GoesOn,
+    /// No Linux file system takes this entry.
+    #[error("the commit cannot be checked out: {0}")]
+    Unfit(String),
     /// It unpacks to more than any repository.
     #[error("the tarball unpacks to more than {} GiB", UNPACKED_MAX_BYTES >> 30)]
     TooLarge,
@@ -56,7 +72,8 @@ pub(super) enum ArchiveError {
     Output(#[source] io::Error),
 }
 
-/// Reads a gzipped tarball of `commit` and writes its contents, without the top folder, as tar.
+/// Reads a gzipped tarball of `commit` and writes its contents as tar, with the checkout's directory in the
+/// place of the top folder.
 ///
 /// Memory: the paths of the symbolic links, so that nothing is written through one; and one entry's
 /// headers.
@@ -70,7 +87,7 @@ pub(super) fn repack(
 ) -> Result<(), ArchiveError> {
     let allowance = Allowance::default();
     let mut archive = Archive::new(Rationed {
-        input: GzDecoder::new(tarball),
+        input: GzDecoder::new(BufReader::new(tarball)),
         allowance: &allowance,
     });
     let mut repacker = Repacker::new(output);
@@ -88,8 +105,27 @@ pub(super) fn repack(
         return Err(ArchiveError::OtherCommit);
     }
     // The tar ends before the gzip does, and only there stands the checksum.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Damaged)?;
+    let mut gzip = archive.into_inner().input;
+    check_padding(&mut gzip)?;
+    let mut rest = gzip.into_inner();
+    if !rest.fill_buf().map_err(ArchiveError::Damaged)?.is_empty() {
+        return Err(ArchiveError::GoesOn);
+    }
     repacker.finish()
+}
+
+/// Reads to the end, which is as far away as zeros go.
+fn check_padding(rest: &mut impl Read) -> Result<(), ArchiveError> {
+    let mut buffer = [0; 8192];
+    loop {
+        let read = rest.read(&mut buffer).map_err(ArchiveError::Damaged)?;
+        if buffer[..read].iter().any(|&byte| byte != 0) {
+            return Err(ArchiveError::GoesOn);
+        }
+        if read == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// The bytes that may still be read of a tarball before it is too much at once.
@@ -162,6 +198,8 @@ fn names_commit(header: &mut impl Read, commit: &CommitSha) -> Result<bool, Arch
 
 struct Repacker<W: Write> {
     output: Builder<W>,
+    /// The folder that everything lies in.
+    top: Option<OsString>,
     links: HashSet<PathBuf>,
     unpacked_bytes: u64,
 }
@@ -170,6 +208,7 @@ impl<W: Write> Repacker<W> {
     fn new(output: W) -> Self {
         Self {
             output: Builder::new(output),
+            top: None,
             links: HashSet::new(),
             unpacked_bytes: 0,
         }
@@ -177,9 +216,18 @@ impl<W: Write> Repacker<W> {
 
     fn append(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), ArchiveError> {
         let name = entry.path().map_err(ArchiveError::Damaged)?.into_owned();
-        let Some(path) = below_top_folder(&name)? else {
-            return Ok(());
-        };
+        let (top, path) = split(&name)?;
+        if self.top.get_or_insert_with(|| top.to_owned()) != top {
+            return Err(hostile(&name, "lies beside the top folder"));
+        }
+        let kind = entry.header().entry_type();
+        if path.as_os_str().is_empty() {
+            return match kind {
+                EntryType::Directory => Ok(()),
+                _ => Err(hostile(&name, "is no folder")),
+            };
+        }
+        let path = in_checkout(path)?;
         if path
             .ancestors()
             .skip(1)
@@ -192,7 +240,7 @@ impl<W: Write> Repacker<W> {
             return Err(ArchiveError::TooLarge);
         }
         let mut header = header_like(entry);
-        match entry.header().entry_type() {
+        match kind {
             EntryType::Symlink => self.append_link(&name, path, entry, &mut header),
             EntryType::Regular => {
                 let mut data = SourceTracking::new(entry);
@@ -220,11 +268,9 @@ impl<W: Write> Repacker<W> {
         entry: &Entry<'_, impl Read>,
         header: &mut Header,
     ) -> Result<(), ArchiveError> {
-        let target = entry.link_name().map_err(ArchiveError::Damaged)?;
+        let target = entry.link_name_bytes().filter(|target| !target.is_empty());
         let target = target.ok_or_else(|| hostile(name, "is a link to nothing"))?;
-        self.output
-            .append_link(header, &path, &target)
-            .map_err(ArchiveError::Output)?;
+        append_link(&mut self.output, header, &path, OsStr::from_bytes(&target))?;
         self.links.insert(path);
         Ok(())
     }
@@ -235,8 +281,43 @@ impl<W: Write> Repacker<W> {
     }
 }
 
-/// The path without the top folder; nothing for the top folder itself.
-fn below_top_folder(name: &Path) -> Result<Option<PathBuf>, ArchiveError> {
+/// Writes a symbolic link, its target byte by byte as git has it: it may lead anywhere.
+pub(super) fn append_link(
+    output: &mut Builder<impl Write>,
+    header: &mut Header,
+    path: &Path,
+    target: &OsStr,
+) -> Result<(), ArchiveError> {
+    if target.len() > PATH_MAX_BYTES {
+        let path: PathBuf = path.components().skip(1).collect();
+        return Err(unfit(&path, format!("links to {} bytes", target.len())));
+    }
+    // The tar crate tidies up a target that has room in the header, and no other.
+    let written = match header.set_link_name_literal(target.as_bytes()) {
+        Ok(()) => output.append_data(header, path, io::empty()),
+        Err(_too_long) => output.append_link(header, path, target),
+    };
+    written.map_err(ArchiveError::Output)
+}
+
+/// The path that the engine unpacks a file to, below its root.
+pub(super) fn in_checkout(path: &Path) -> Result<PathBuf, ArchiveError> {
+    let longest = path.components().map(|part| part.as_os_str().len()).max();
+    if let Some(bytes) = longest
+        && bytes > NAME_MAX_BYTES
+    {
+        return Err(unfit(path, format!("has a name of {bytes} bytes")));
+    }
+    let absolute = Path::new(TARBALL_DIR).join(path);
+    let bytes = absolute.as_os_str().len();
+    if bytes > PATH_MAX_BYTES {
+        return Err(unfit(path, format!("is a path of {bytes} bytes")));
+    }
+    Ok(absolute.components().skip(1).collect())
+}
+
+/// The top folder, and the path below it.
+fn split(name: &Path) -> Result<(&OsStr, &Path), ArchiveError> {
     let plain = name
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
@@ -244,8 +325,10 @@ fn below_top_folder(name: &Path) -> Result<Option<PathBuf>, ArchiveError> {
     if !plain || name.as_os_str().as_bytes().contains(&0) {
         return Err(hostile(name, "is not a path below its folder"));
     }
-    let path: PathBuf = name.components().skip(1).collect();
-    Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
+    let mut parts = name.components();
+    let top = parts.next().map(Component::as_os_str);
+    let top = top.ok_or_else(|| hostile(name, "is no path"))?;
+    Ok((top, parts.as_path()))
 }
 
 fn header_like(entry: &Entry<'_, impl Read>) -> Header {
@@ -271,8 +354,15 @@ pub(super) fn header(kind: EntryType, mode: u32, mtime: u64) -> Header {
 }
 
 fn hostile(name: &Path, problem: &str) -> ArchiveError {
-    let shown: String = name.to_string_lossy().chars().take(60).collect();
-    ArchiveError::Hostile(format!("{shown:?} {problem}"))
+    ArchiveError::Hostile(format!("{:?} {problem}", shown(name)))
+}
+
+fn unfit(path: &Path, problem: String) -> ArchiveError {
+    ArchiveError::Unfit(format!("{:?} {problem}", shown(path)))
+}
+
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().chars().take(60).collect()
 }
 
 /// Tells a source that cannot be read from an output that cannot be written, which one

@@ -71,7 +71,7 @@ fn listing(tar: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn the_top_folder_is_stripped_and_the_rest_is_kept() {
+fn the_checkout_takes_the_place_of_the_top_folder() {
     let long = format!("top/{}/file", "d".repeat(140));
     let input = tarball(COMMIT, |tar| {
         raw(tar, EntryType::Directory, "top/", "", 0o755, b"");
@@ -92,10 +92,10 @@ fn the_top_folder_is_stripped_and_the_rest_is_kept() {
     assert_eq!(
         listing(&output),
         [
-            "Directory 755 bin ".to_owned(),
-            "Regular 755 bin/test ".to_owned(),
-            "Symlink 777 current bin/test".to_owned(),
-            format!("Regular 644 {} ", &long["top/".len()..]),
+            "Directory 755 tarball/bin ".to_owned(),
+            "Regular 755 tarball/bin/test ".to_owned(),
+            "Symlink 777 tarball/current bin/test".to_owned(),
+            format!("Regular 644 tarball/{} ", &long["top/".len()..]),
         ]
     );
 }
@@ -176,6 +176,101 @@ fn what_git_does_not_make_is_refused() {
 }
 
 #[test]
+fn an_entry_beside_the_top_folder_is_refused() {
+    let input = tarball(COMMIT, |tar| {
+        file(tar, "top/a", 0o644, b"x");
+        file(tar, "other/a", 0o644, b"x");
+    });
+    let error = repacked(&input).expect_err("beside");
+    insta::assert_snapshot!(error, @r#"the tarball holds an entry that git does not make: "other/a" lies beside the top folder"#);
+    let input = tarball(COMMIT, |tar| file(tar, "top", 0o644, b"x"));
+    let error = repacked(&input).expect_err("a file");
+    insta::assert_snapshot!(error, @r#"the tarball holds an entry that git does not make: "top" is no folder"#);
+}
+
+#[test]
+fn bytes_behind_the_end_are_refused() {
+    let whole = tarball(COMMIT, |tar| file(tar, "top/a", 0o644, b"x"));
+    let second = [&whole[..], &whole].concat();
+    let more = [&whole[..], b"\0"].concat();
+    let hidden = tarball(COMMIT, |tar| {
+        // Two blocks of zeros end a tar.
+        tar.get_mut().write_all(&[0; 1024]).expect("in memory");
+        file(tar, "top/hidden", 0o644, b"x");
+    });
+    for input in [second, more, hidden] {
+        let error = repacked(&input).expect_err("goes on");
+        assert!(matches!(error, ArchiveError::GoesOn), "{error}");
+    }
+}
+
+#[test]
+fn links_lead_where_git_says() {
+    let targets = [
+        "../../../../outside",
+        "./x//y/",
+        "/etc/passwd",
+        "a/b/../../..",
+    ];
+    let long = format!("..//{}/", "d".repeat(150));
+    let input = tarball(COMMIT, |tar| {
+        for (number, target) in targets.iter().enumerate() {
+            raw(
+                tar,
+                EntryType::Symlink,
+                &format!("top/{number}"),
+                target,
+                0o777,
+                b"",
+            );
+        }
+        let mut link = Header::new_gnu();
+        link.set_entry_type(EntryType::Symlink);
+        link.set_size(0);
+        tar.append_link(&mut link, "top/long", &long)
+            .expect("in memory");
+    });
+    let output = repacked(&input).expect("valid");
+    let mut archive = Archive::new(&output[..]);
+    let found: Vec<_> = archive
+        .entries()
+        .expect("tar")
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .link_name_bytes()
+                .expect("a target")
+                .into_owned()
+        })
+        .collect();
+    let expected = targets.iter().copied().chain([&*long]);
+    assert_eq!(
+        found,
+        expected
+            .map(|target| target.as_bytes().to_vec())
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn names_that_linux_does_not_take_are_refused() {
+    let (fits, long) = ("n".repeat(255), "n".repeat(256));
+    let deep = format!("{}x", "deep/".repeat(820));
+    let of = |name: &str| {
+        tarball(COMMIT, |tar| {
+            let name = format!("top/{name}");
+            let mut header = header_of_file(0);
+            tar.append_data(&mut header, &name, io::empty())
+                .expect("in memory");
+        })
+    };
+    repacked(&of(&fits)).expect("fits");
+    let told = |name: &str| repacked(&of(name)).expect_err("too long").to_string();
+    insta::assert_snapshot!(told(&long), @r#"the commit cannot be checked out: "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn" has a name of 256 bytes"#);
+    insta::assert_snapshot!(told(&deep), @r#"the commit cannot be checked out: "deep/deep/deep/deep/deep/deep/deep/deep/deep/deep/deep/deep/" is a path of 4110 bytes"#);
+}
+
+#[test]
 fn a_directory_has_no_contents() {
     let input = tarball(COMMIT, |tar| {
         raw(tar, EntryType::Directory, "top/a", "", 0o755, &[b'x'; 512]);
@@ -216,7 +311,7 @@ fn headers_that_would_fill_the_memory_are_refused() {
             raw(tar, EntryType::Symlink, "top/a", "", 0o777, b"");
         })
     };
-    repacked(&entry(4096)).expect("a path");
+    repacked(&entry(4095)).expect("a path");
     let error = repacked(&entry(2 << 20)).expect_err("too much");
     insta::assert_snapshot!(error, @"the tarball holds an entry that git does not make: headers of more than 1 MiB");
 }

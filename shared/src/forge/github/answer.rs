@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderMap, RETRY_AFTER};
+use http::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
-use reqwest::{RequestBuilder, Response};
+use reqwest::{RequestBuilder, Response, Url};
 
 use super::ForgeError;
 
@@ -34,6 +34,33 @@ pub(super) async fn send(request: RequestBuilder, what: &str) -> Result<Response
     }
     let (status, headers) = (response.status(), response.headers().clone());
     Err(refusal(status, &headers, &text_of(response).await, what))
+}
+
+/// The answer to a request to make something.
+pub(super) enum Posted {
+    /// It is made.
+    Done,
+    /// The request belongs there, on the same server.
+    SentOn(Url),
+}
+
+/// Sends a request to make something, once.
+///
+/// # Errors
+/// See [`ForgeError`]. The request was sent on to another server, which is not to have the token.
+pub(super) async fn post(request: RequestBuilder, what: &str) -> Result<Posted, ForgeError> {
+    let sent = request.send().await;
+    let response = sent.map_err(|error| no_answer(what, error))?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    if status.is_success() {
+        return Ok(Posted::Done);
+    }
+    let elsewhere = headers.get(LOCATION).filter(|_| status.is_redirection());
+    let elsewhere = elsewhere.and_then(|url| response.url().join(url.to_str().ok()?).ok());
+    match elsewhere {
+        Some(url) if url.origin() == response.url().origin() => Ok(Posted::SentOn(url)),
+        _ => Err(refusal(status, &headers, &text_of(response).await, what)),
+    }
 }
 
 /// What it means that no answer came.

@@ -19,7 +19,7 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use self::answer::{no_answer, send};
+use self::answer::{Posted, no_answer, send};
 use super::{CommitStatus, ForgeError, Patience};
 use crate::build::{CommitSha, RefName, RepoName, Site};
 use crate::config::{ConfigError, GithubConfig};
@@ -29,6 +29,8 @@ const API_DEADLINE: Duration = Duration::from_secs(15);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// A tarball may take long as a whole; silence of this length means that it is not coming.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest chain of redirects that is followed.
+const REDIRECTS_MAX: usize = 5;
 /// Everything in a path segment but what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -40,6 +42,8 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Debug, Clone)]
 pub struct Github {
     client: Client,
+    /// Follows no redirect by itself: it would make a GET of a POST.
+    poster: Client,
     api_url: String,
     site: Option<Site>,
     context: String,
@@ -49,18 +53,22 @@ impl Github {
     /// Prepares a client for the API at the configured address.
     pub(super) fn new(config: &GithubConfig) -> anyhow::Result<Self> {
         let tls = crate::net::tls::client_config(config.ca_bundle.as_deref())?;
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .user_agent(concat!("compose-ci/", env!("CARGO_PKG_VERSION")))
-            .default_headers(default_headers(config)?)
-            .connect_timeout(CONNECT_DEADLINE)
-            .read_timeout(SILENCE_DEADLINE)
-            // The client drops the Authorization header when a redirect leads to another host.
-            .redirect(redirect::Policy::limited(5))
-            .build()
-            .context("building the client for GitHub")?;
+        let headers = default_headers(config)?;
+        let client = |redirects| {
+            Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .user_agent(concat!("compose-ci/", env!("CARGO_PKG_VERSION")))
+                .default_headers(headers.clone())
+                .connect_timeout(CONNECT_DEADLINE)
+                .read_timeout(SILENCE_DEADLINE)
+                .redirect(redirects)
+                .build()
+                .context("building the client for GitHub")
+        };
         Ok(Self {
-            client,
+            // The client drops the Authorization header when a redirect leads to another host.
+            client: client(redirect::Policy::limited(REDIRECTS_MAX))?,
+            poster: client(redirect::Policy::none())?,
             api_url: config.api_url.clone(),
             site: site_of(&config.api_url),
             context: config.status_context.clone(),
@@ -102,10 +110,27 @@ impl Github {
             context: self.context.clone(),
             status: status.clone(),
         };
-        let request = self
-            .api(Method::POST, &format!("/repos/{repo}/statuses/{commit}"))
-            .json(&body);
-        send(request, "the commit status").await.map(drop)
+        let path = format!("/repos/{repo}/statuses/{commit}");
+        self.post(&path, &body, "the commit status").await
+    }
+
+    /// Posts to the API, also where that sends the request on: a repository that was renamed is found at
+    /// another path.
+    async fn post(&self, path: &str, body: &impl Serialize, what: &str) -> Result<(), ForgeError> {
+        let mut url = format!("{}{path}", self.api_url);
+        for _ in 0..=REDIRECTS_MAX {
+            let request = self.poster.post(&url).timeout(API_DEADLINE).json(body);
+            match answer::post(request, what).await? {
+                Posted::Done => return Ok(()),
+                Posted::SentOn(elsewhere) => url = elsewhere.into(),
+            }
+        }
+        Err(ForgeError::Unavailable {
+            what: what.to_owned(),
+            reason: "it sends the request on and on".to_owned(),
+            retry_after: None,
+            ambiguous: false,
+        })
     }
 
     /// Tells whether the newest status of ours on this commit is this one.
@@ -130,6 +155,18 @@ impl Github {
         name: &RefName,
     ) -> Result<CommitSha, ForgeError> {
         self.commit_of(repo, name.as_str()).await
+    }
+
+    pub(super) async fn current_name(&self, repo: &RepoName) -> Result<RepoName, ForgeError> {
+        let what = format!("the repository {repo}");
+        let found: Repository = self.json(&format!("/repos/{repo}"), &what).await?;
+        let name = found.full_name.parse();
+        name.map_err(|_| ForgeError::Unavailable {
+            what,
+            reason: "the answer is no repository's name".into(),
+            retry_after: None,
+            ambiguous: false,
+        })
     }
 
     pub(super) async fn head(
@@ -231,6 +268,11 @@ struct ContextStatus {
     context: String,
     #[serde(flatten)]
     status: CommitStatus,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repository {
+    full_name: String,
 }
 
 /// How one commit stands to another: `ahead`, `behind`, `identical` or `diverged`.

@@ -40,6 +40,7 @@ pub(super) async fn answer(
             Route::Tarball { repo, reference } => redirect(state, &repo, &reference, &request),
             Route::Compare { repo, base, head } => compare(state, &repo, &base, &head),
             Route::GitCommit { repo, sha } => git_commit(state, &repo, &sha),
+            Route::Repository { repo } => repository(state, repo),
             Route::Hooks { owner } => Ok(hooks(state, &owner)),
             Route::HookDeliveries { owner, hook } => {
                 hook_deliveries(state, &owner, &hook, &request)
@@ -207,6 +208,13 @@ fn git_commit(state: &State, repo: &str, sha: &str) -> Answer {
     }
     let message = state.message(repo, sha);
     Ok(json_answer(200, &json!({ "sha": sha, "message": message })))
+}
+
+fn repository(state: &State, repo: String) -> Answer {
+    match state.content().repos.contains_key(&repo) {
+        true => Ok(json_answer(200, &json!({ "full_name": repo }))),
+        false => Err(Refusal::not_found()),
+    }
 }
 
 /// GitHub's API never serves a tarball: it points to another host, with a token that lasts

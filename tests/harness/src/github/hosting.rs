@@ -22,6 +22,48 @@ pub(super) struct Hosted {
     made_up: HashMap<String, Tarball>,
 }
 
+/// A repository that has another name by now. Its number is its place among these.
+#[derive(Debug)]
+pub(super) struct Renamed {
+    pub(super) old: String,
+    pub(super) new: String,
+    pub(super) code: u16,
+}
+
+/// The way of a path that names a repository by an old name, or by its number.
+pub(super) enum Way {
+    /// As it is.
+    Straight(String),
+    /// To be asked for there.
+    SentOn { code: u16, path: String },
+}
+
+impl Renamed {
+    pub(super) fn way(renamed: &[Self], path: &str) -> Way {
+        for (number, repo) in renamed.iter().enumerate() {
+            let (old, id) = (
+                format!("/repos/{}", repo.old),
+                format!("/repositories/{number}"),
+            );
+            if let Some(rest) = below(path, &old) {
+                return Way::SentOn {
+                    code: repo.code,
+                    path: format!("{id}{rest}"),
+                };
+            }
+            if let Some(rest) = below(path, &id) {
+                return Way::Straight(format!("/repos/{}{rest}", repo.new));
+            }
+        }
+        Way::Straight(path.to_owned())
+    }
+}
+
+fn below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(folder)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
 impl Hosted {
     pub(super) fn serve(&mut self, dir: PathBuf) {
         self.git = Some(Repository::new(dir));

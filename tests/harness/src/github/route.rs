@@ -36,6 +36,9 @@ pub(super) enum Route {
         repo: String,
         sha: String,
     },
+    Repository {
+        repo: String,
+    },
     /// Of a repository or an organization.
     Hooks {
         owner: String,
@@ -82,6 +85,9 @@ impl Route {
                     reference: joined(reference),
                 }
             }
+            (Host::Api, "GET", ["repos", owner, name]) => Self::Repository {
+                repo: repo(owner, name),
+            },
             (Host::Api, "GET", ["repos", owner, name, "compare", range]) => {
                 match decoded(range).split_once("...") {
                     Some((base, head)) => Self::Compare {
@@ -137,7 +143,7 @@ impl Route {
             Self::HookDeliveries { .. } => Some(Endpoint::HookDeliveries),
             Self::HookDelivery { .. } => Some(Endpoint::HookDelivery),
             Self::Codeload => Some(Endpoint::Codeload),
-            Self::AllStatuses | Self::PushPayload | Self::Unknown => None,
+            Self::Repository { .. } | Self::AllStatuses | Self::PushPayload | Self::Unknown => None,
         }
     }
 

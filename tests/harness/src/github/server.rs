@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::answer::{answer, error};
 use super::fault::{Fault, cut_after, stall_after};
+use super::hosting::Way;
 use super::record::{self, Host};
 use super::route::Route;
 use super::{Body, State};
@@ -50,7 +51,11 @@ async fn one_request(
     state
         .record
         .send_modify(|record| record.requests.push(noted(host, &request)));
-    let route = Route::of(host, request.method(), request.uri().path());
+    let path = match state.way(request.uri().path()) {
+        Way::Straight(path) => path,
+        Way::SentOn { code, path } => return Ok(sent_on(code, path, request.uri().query())),
+    };
+    let route = Route::of(host, request.method(), &path);
     let fault = route
         .endpoint()
         .and_then(|endpoint| state.take_fault(endpoint));
@@ -73,6 +78,12 @@ async fn one_request(
             Err(LostAnswer)
         }
     }
+}
+
+fn sent_on(code: u16, path: String, query: Option<&str>) -> Response<Body> {
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let location = vec![("location", format!("{path}{query}"))];
+    with_headers(error(code, "Moved Permanently"), location)
 }
 
 fn noted(host: Host, request: &Request<Incoming>) -> record::Request {
