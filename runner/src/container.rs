@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use shared::build::{BuildId, BuildRequest, CommitSha, GitRef};
 use shared::config::HookConfig;
 
+use crate::engine::ContainerInfo;
 use crate::log::Secrets;
 use crate::registry;
 
@@ -27,9 +28,11 @@ pub const COMPOSE_CONTAINER_LABEL: &str = "com.docker.compose.oneoff";
 pub(crate) const TARBALL_DIR: &str = "/tarball";
 /// The engine's socket in the build container.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// The beginning of the wrapper's marks: a dot follows, and the hook's exit code or `begun`. Every user
-/// of every image can write there.
-const MARK: &str = "/tmp/.compose-ci-end";
+/// A directory of ours in the build container, which comes with the checkout: every user of every image
+/// can write there, and no hook has a reason to remove it.
+pub(crate) const OUR_DIR: &str = "/.compose-ci";
+/// The beginning of the wrapper's marks: a dot follows, and the hook's exit code or `begun`.
+const MARK: &str = "/.compose-ci/hook";
 
 /// Variables that our own image sets for the service and no hook should see: a compose file that says
 /// `${PORT:-3000}` does not mean the service's.
@@ -62,7 +65,7 @@ while :; do
   kill -0 "$hook" 2>/dev/null || break
 done
 [ -z "$stopped" ] || exit 143
-: > "$0.$code"
+command : 2>/dev/null > "$0.$code"
 exit "$code"
 "#;
 
@@ -244,15 +247,27 @@ fn environment(spec: &Spec) -> Vec<String> {
     set.chain(unset).collect()
 }
 
-/// The path of the mark that a hook with this exit code leaves. The code stands in the name
+/// The path of the mark that a hook with this exit code leaves in a container. The code stands in the name
 /// because the engine tells much faster whether a file exists than what is in it.
-pub(crate) fn end_mark(exit_code: i64) -> String {
-    format!("{MARK}.{exit_code}")
+pub(crate) fn end_mark(container: &ContainerInfo) -> String {
+    format!("{}.{}", mark(container), container.exit_code)
 }
 
-/// The path of the mark that a hook has begun.
-pub(crate) fn begin_mark() -> String {
-    format!("{MARK}.begun")
+/// The path of the mark that the hook of a container has begun.
+pub(crate) fn begin_mark(container: &ContainerInfo) -> String {
+    format!("{}.begun", mark(container))
+}
+
+/// The directory of a container's marks.
+pub(crate) fn marks_dir(container: &ContainerInfo) -> &str {
+    mark(container)
+        .rsplit_once('/')
+        .map_or(OUR_DIR, |(directory, _)| directory)
+}
+
+/// An older version may have made the container: its wrapper knows where its marks are.
+fn mark(container: &ContainerInfo) -> &str {
+    container.entrypoint.last().map_or(MARK, String::as_str)
 }
 
 fn saturating_i64(bytes: u64) -> i64 {

@@ -103,7 +103,9 @@ async fn adopt(engine: &Engine, spec: &Spec) -> Result<Option<Begun>, Obstacle> 
     }
     if found.phase == Phase::Created {
         // An engine that was killed while it started a container takes it for one that never was.
-        let has_begun = engine.exists(&found.id, &container::begin_mark()).await?;
+        let has_begun = engine
+            .exists(&found.id, &container::begin_mark(&found))
+            .await?;
         if has_begun && !spec.hook.rerun_interrupted {
             return Err(Obstacle::Final(BuildError::EngineKilled));
         }

@@ -38,7 +38,7 @@ write_to() (
   mkdir -p "$1" && printf '%s\n' "$config" >"$1/config.json"
 )
 if ! write_to "$docker" 2>/dev/null; then
-  export DOCKER_CONFIG=/tmp/.compose-ci-docker
+  export DOCKER_CONFIG=/.compose-ci/docker
   write_to "$DOCKER_CONFIG"
 fi
 "#;

@@ -94,9 +94,11 @@ async fn start(
 
 /// Removes a container whose hook has not begun. True if that worked: a start that comes late finds nothing.
 async fn removed_unbegun(engine: &Engine, id: &str) -> bool {
-    let unmarked = engine.exists(id, &begin_mark()).await;
-    let found = engine.inspect(id).await;
-    let is_created = found.is_ok_and(|found| found.phase == Phase::Created);
+    let Ok(found) = engine.inspect(id).await else {
+        return false;
+    };
+    let unmarked = engine.exists(id, &begin_mark(&found)).await;
+    let is_created = found.phase == Phase::Created;
     is_created && matches!(unmarked, Ok(false)) && engine.remove_idle_container(id).await.is_ok()
 }
 

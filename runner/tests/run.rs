@@ -452,10 +452,11 @@ async fn begin_mark_tells_of_a_killed_engine() {
     let name = build.name();
     let label = format!("compose-ci.build={name}");
     docker(&["create", "--name", &name, "--label", &label, IMAGE]).await;
-    let mark = build.checkout().join("mark");
-    fs::write(&mark, "").expect("written");
-    let mark = mark.to_str().expect("text");
-    docker(&["cp", mark, &format!("{name}:/tmp/.compose-ci-end.begun")]).await;
+    let ours = build.checkout().join("ours");
+    fs::create_dir(&ours).expect("made");
+    fs::write(ours.join("hook.begun"), "").expect("written");
+    let ours = ours.to_str().expect("text");
+    docker(&["cp", ours, &format!("{name}:/.compose-ci")]).await;
     let killed = Err(Obstacle::Final(BuildError::EngineKilled));
     assert_eq!(build.adopt().await, killed);
 

@@ -3,6 +3,7 @@
 mod architecture;
 mod fixture;
 mod outcomes;
+mod strange_images;
 mod checkout;
 mod compose;
 mod leftovers;

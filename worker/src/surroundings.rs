@@ -152,6 +152,7 @@ mod tests {
     #[test]
     fn the_socket_is_the_one_on_the_engines_host() {
         let own = ContainerInfo {
+            entrypoint: Vec::new(),
             id: String::new(),
             finished_at: None,
             labels: HashMap::new(),

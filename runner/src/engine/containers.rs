@@ -33,6 +33,8 @@ pub struct ContainerInfo {
     pub id: String,
     /// Its labels.
     pub labels: HashMap<String, String>,
+    /// The program that it runs, with arguments.
+    pub entrypoint: Vec<String>,
     /// The image it was made from, by id.
     pub image_id: Option<String>,
     /// Its mounts: path in the container → path on the engine's host.
@@ -185,14 +187,13 @@ impl Engine {
     pub async fn inspect(&self, container: &str) -> Result<ContainerInfo> {
         let found = in_time(self.docker.inspect_container(container, None)).await?;
         let state = found.state.unwrap_or_default();
+        let config = found.config.unwrap_or_default();
         let mounts = found.mounts.unwrap_or_default().into_iter();
         let started_at = time(state.started_at);
         Ok(ContainerInfo {
             id: found.id.unwrap_or_default(),
-            labels: found
-                .config
-                .and_then(|config| config.labels)
-                .unwrap_or_default(),
+            labels: config.labels.unwrap_or_default(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
             image_id: found.image,
             mounts: mounts
                 .filter_map(|mount| Some((mount.destination?.into(), mount.source?.into())))

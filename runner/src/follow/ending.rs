@@ -1,5 +1,6 @@
 //! The end of a build container, and its meaning.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use shared::build::{BuildError, Outcome};
@@ -11,8 +12,7 @@ use crate::engine::{ContainerInfo, Engine, EngineError, Phase};
 /// The facts about a build container that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ending {
-    /// True if the wrapper left the end mark of this very exit code.
-    marked: bool,
+    proof: Proof,
     /// The exit code that the engine reports.
     exit_code: i64,
     /// True if the engine saw the kernel kill a process of the container for want of memory.
@@ -20,6 +20,20 @@ pub(super) struct Ending {
     /// True if the hook was stopped at the end of its time.
     timed_out: bool,
 }
+
+/// The wrapper's proof that the hook came to its end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// The end mark of this very exit code.
+    Mark,
+    /// None: the container was stopped, or the disk is full.
+    None,
+    /// None: the hook has removed the directory of the marks.
+    Removed,
+}
+
+/// The exit codes that a shell makes of no signal and of no command that it cannot run.
+const OWN_CODES: RangeInclusive<i64> = 1..=125;
 
 impl Ending {
     /// Looks at a container, which was stopped at its deadline or not; nothing if it still runs.
@@ -36,12 +50,24 @@ impl Ending {
         if found.phase == Phase::Running {
             return Ok(None);
         }
-        let mark = container::end_mark(found.exit_code);
-        let marked = engine.exists(container, &mark).await?;
+        let proof = if engine
+            .exists(container, &container::end_mark(&found))
+            .await?
+        {
+            Proof::Mark
+        } else if engine
+            .exists(container, container::marks_dir(&found))
+            .await?
+        {
+            Proof::None
+        } else {
+            Proof::Removed
+        };
+        let marked = proof == Proof::Mark;
         // The worker that stopped it may have been killed meanwhile.
         let over_time = ran_for(&found).is_some_and(|time| time >= timeout);
         Ok(Some(Self {
-            marked,
+            proof,
             exit_code: found.exit_code,
             oom_killed: found.oom_killed,
             // A hook that was stopped leaves no mark: with one, it ended unseen before.
@@ -67,7 +93,13 @@ impl Ending {
             } => Outcome::OutOfMemory {
                 limit_bytes: hook.memory_bytes,
             },
-            Self { marked: false, .. } => BuildError::NoEndMark { exit_code }.into(),
+            Self {
+                proof: Proof::None, ..
+            } => BuildError::NoEndMark { exit_code }.into(),
+            Self {
+                proof: Proof::Removed,
+                ..
+            } if !OWN_CODES.contains(&exit_code) => BuildError::MarksRemoved { exit_code }.into(),
             Self { exit_code: 0, .. } => Outcome::Passed,
             _ => Outcome::Failed { exit_code },
         }
@@ -84,7 +116,7 @@ mod tests {
     use super::*;
 
     const CLEAN: Ending = Ending {
-        marked: true,
+        proof: Proof::Mark,
         exit_code: 0,
         oom_killed: false,
         timed_out: false,
@@ -119,10 +151,27 @@ mod tests {
     #[test]
     fn exit_code_0_without_an_end_mark_is_an_error() {
         let interrupted = outcome(Ending {
-            marked: false,
+            proof: Proof::None,
             ..CLEAN
         });
         assert_eq!(interrupted, BuildError::NoEndMark { exit_code: 0 }.into());
+    }
+
+    #[test]
+    fn hook_that_removed_our_directory_keeps_its_own_exit_code() {
+        for (exit_code, expected) in [
+            (3, Outcome::Failed { exit_code: 3 }),
+            (0, BuildError::MarksRemoved { exit_code: 0 }.into()),
+            // An engine that stops ends its containers like this.
+            (143, BuildError::MarksRemoved { exit_code: 143 }.into()),
+        ] {
+            let ending = Ending {
+                proof: Proof::Removed,
+                exit_code,
+                ..CLEAN
+            };
+            assert_eq!(outcome(ending), expected);
+        }
     }
 
     #[test]

@@ -14,11 +14,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::build::{BuildError, CommitSha};
+use tar::{EntryType, Header};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::ArchiveError;
+use crate::container::OUR_DIR;
 use crate::engine::{Engine, EngineError};
 use crate::obstacle::Obstacle;
 
@@ -125,16 +127,29 @@ fn pack_into(
     chunks: mpsc::Sender<io::Result<Bytes>>,
     pack: impl FnOnce(ChannelWriter) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let packed = pack(ChannelWriter {
+    let mut output = ChannelWriter {
         chunks: chunks.clone(),
         buffer: Vec::with_capacity(CHUNK_BYTES),
-    });
+    };
+    let ours = output.write_all(our_dir().as_bytes());
+    let packed = ours
+        .map_err(ArchiveError::Output)
+        .and_then(|()| pack(output));
     if packed.is_err() {
         let refused = io::Error::new(io::ErrorKind::InvalidData, "the archive was refused");
         // Nobody listens if the engine was the first to give up.
         let _ = chunks.blocking_send(Err(refused));
     }
     packed
+}
+
+/// The entry of [`OUR_DIR`], which every user may write to.
+fn our_dir() -> Header {
+    let mut directory = archive::header(EntryType::Directory, 0o777, 0);
+    let path = directory.set_path(OUR_DIR.trim_start_matches('/'));
+    path.expect("it is short and relative");
+    directory.set_cksum();
+    directory
 }
 
 /// Sends its input in pieces of [`CHUNK_BYTES`].

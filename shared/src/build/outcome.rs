@@ -49,6 +49,14 @@ pub enum BuildError {
         /// The exit code that the engine reports.
         exit_code: i64,
     },
+    /// The container ended, and the directory is gone in which the wrapper leaves its marks.
+    #[error(
+        "the hook's end is not proven (container exit code {exit_code}, /.compose-ci was removed)"
+    )]
+    MarksRemoved {
+        /// The exit code that the engine reports.
+        exit_code: i64,
+    },
     /// The hook was started, and its container is gone.
     #[error("interrupted: the hook was started, and its container is gone")]
     ContainerGone,
