@@ -43,6 +43,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
             ledger: worker.ledger(),
             site: worker.links().site,
             data_dir,
+            secrets: worker.secrets(),
         }));
 
     // Pushes are taken while the worker waits for its engine, and until its last build is done:

@@ -126,7 +126,10 @@ async fn secrets_stand_nowhere_whatever_the_hook_does_with_them() {
     })
     .await;
     let hook = format!(
-        "env; echo \"$DEPLOY_PRIVATE_KEY\" | sed 's/^/  key: /'
+        "env; echo $DEPLOY_TOKEN | grep --color=always {half}
+        printf %s \"user:$DEPLOY_TOKEN\" | base64 --wrap=0; echo
+        printf 'a\\033]0;b\\a%s\\n' $DEPLOY_TOKEN | sed 's/{half}/\\x00\\x1b[m&/'
+        echo \"$DEPLOY_PRIVATE_KEY\" | sed 's/^/  key: /'
         printf %s \"${{DEPLOY_TOKEN%{half}}}\"; {GATE}; echo {half}
         for n in $(seq 500); do echo \"$n $GITHUB_TOKEN\"; done",
         half = HALVED.1

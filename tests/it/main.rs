@@ -13,6 +13,7 @@ mod slots;
 mod mail;
 mod ses;
 mod logs;
+mod canaries;
 mod life;
 mod reconcile;
 mod scheduled;

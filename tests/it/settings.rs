@@ -222,6 +222,7 @@ async fn help_lists_every_variable() {
         BUILD_PIDS         process limit of the build container [4096]
         LOG_LIMIT          log kept of one build; head and tail are kept, the cut is told [64MiB]
         HOOK_ENV           which of the service's variables reach the hook, such as AWS_*,DOCKER_REGISTRY [*]
+        MASK               variables to mask, or with a hyphen not to mask, such as NPM_AUTH,-BUILD_TOKEN [none]
         GARBAGE_COLLECT    0 keeps the build's container, checkout and services [1]
         RERUN_INTERRUPTED  1 starts a hook again whose container is gone: it runs twice [0]
         CANCEL_SUPERSEDED  1: a newer push to a branch ends the builds of older ones [0]

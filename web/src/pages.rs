@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{self, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use shared::build::{Build, BuildId, Site, log_path};
 use shared::ledger::Ledger;
+use shared::mask::Secrets;
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
@@ -29,6 +30,8 @@ pub struct Pages {
     pub site: Option<Site>,
     /// The folder below which the logs lie.
     pub data_dir: PathBuf,
+    /// The values that no page must show, not even as a branch's name.
+    pub secrets: Secrets,
 }
 
 /// Returns the routes of the pages.
@@ -49,7 +52,7 @@ async fn build_page(
     match pages.ledger.find(id).await {
         Ok(Some(build)) => {
             let log = log_path(&pages.data_dir, id);
-            render(&build, pages.site.as_ref(), &log).await
+            render(&build, pages.site.as_ref(), &pages.secrets, &log).await
         }
         Ok(None) => not_found(),
         Err(error) => {
@@ -61,11 +64,15 @@ async fn build_page(
 }
 
 fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, "no such build\n").into_response()
+    let headers = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (StatusCode::NOT_FOUND, headers, "no such build\n").into_response()
 }
 
-async fn render(build: &Build, site: Option<&Site>, log: &Path) -> Response {
-    let parts = piece(page::head(build, site))
+async fn render(build: &Build, site: Option<&Site>, secrets: &Secrets, log: &Path) -> Response {
+    let parts = piece(secrets.mask(&page::head(build, site)))
         .chain(escaped_log(log).await)
         .chain(piece(page::foot().to_owned()));
     (page::HEADERS.clone(), Body::from_stream(parts)).into_response()
@@ -101,7 +108,9 @@ mod tests {
 
     async fn served(log: &Path) -> (Response<()>, String) {
         let build = ended(Outcome::Passed, 1);
-        let (parts, body) = render(&build, None, log).await.into_parts();
+        let (parts, body) = render(&build, None, &Secrets::default(), log)
+            .await
+            .into_parts();
         let body = to_bytes(body, usize::MAX).await.expect("a whole page");
         let text = String::from_utf8(body.into()).expect("UTF-8");
         (Response::from_parts(parts, ()), text)

@@ -360,6 +360,7 @@ impl Job {
     /// Stores the outcome together with the reports that it owes.
     async fn end(&self, build: &Build, outcome: Outcome) -> Result<Verdict, LedgerError> {
         let id = build.request.id;
+        let outcome = outcome.map_words(|words| self.secrets.mask(words));
         let previous = self.ledger.outcome_before(build).await?;
         let owes = self.notifiers.wanting(&outcome, previous.as_ref());
         match self.ledger.end(id, &outcome, &owes).await {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Deliveries;
 use crate::housekeeping::Housekeeper;
 use crate::job::{Job, Origin};
-use crate::notify::{Links, MailHtml, Notifiers};
+use crate::notify::{Links, MailHtml, MailLogs, Notifiers};
 use crate::slots::Slots;
 use crate::supersede::Supersession;
 use crate::surroundings::{Surroundings, SurroundingsError};
@@ -80,8 +80,11 @@ impl Worker {
             html,
             ledger.clone(),
             &links,
-            config.data_dir.clone(),
-            !config.hook.garbage_collect,
+            MailLogs {
+                data_dir: config.data_dir.clone(),
+                containers_kept: !config.hook.garbage_collect,
+                secrets: Secrets::new(&config.secrets),
+            },
         );
         Ok(Self {
             engine,
@@ -97,6 +100,11 @@ impl Worker {
     /// What is known of all builds.
     pub fn ledger(&self) -> Ledger {
         self.ledger.clone()
+    }
+
+    /// The values that nobody must see.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(&self.config.secrets)
     }
 
     /// The forge that builds are reported to.
@@ -220,7 +228,7 @@ impl Worker {
             image,
             socket,
             data_dir: self.config.data_dir.clone(),
-            secrets: Secrets::new(&self.config.secrets),
+            secrets: self.secrets(),
         }
     }
 }

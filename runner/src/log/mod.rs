@@ -3,7 +3,6 @@
 //! A thread of its own writes, so that a slow disk never holds up the other builds, and no reader of
 //! the file can hold up the hook. Standard output can: its reader is a person, or the next command.
 
-mod mask;
 mod capped;
 mod earlier;
 mod recorder;
@@ -14,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use shared::mask::Masker;
+pub use shared::mask::Secrets;
 use tokio_util::task::TaskTracker;
 
 use crate::stop::Stop;
 
-pub(crate) use self::mask::Masker;
-pub use self::mask::Secrets;
 pub(crate) use self::recorder::{LogError, Recorder};
 use self::recorder::{Target, Writer};
 

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shared::build::{BuildError, StopReason};
+use shared::mask::{Masker, Secrets};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::capped::CappedFile;
 use super::earlier::{Splice, earlier};
-use super::mask::{Masker, Secrets};
 use crate::engine::{EngineError, Output};
 use crate::stop::Stop;
 

@@ -154,6 +154,14 @@ pub enum CommitState {
 }
 
 impl Outcome {
+    /// The outcome with the words changed that an engine or a forge may have put into it.
+    pub fn map_words(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Error(error) => Self::Error(error.map_words(change)),
+            own => own,
+        }
+    }
+
     /// The state of a commit whose build ended so.
     pub fn commit_state(&self) -> CommitState {
         match self {
@@ -184,6 +192,23 @@ impl Outcome {
 impl From<BuildError> for Outcome {
     fn from(error: BuildError) -> Self {
         Self::Error(error)
+    }
+}
+
+impl BuildError {
+    fn map_words(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::DiskFull(words) => Self::DiskFull(change(&words)),
+            Self::Forge(words) => Self::Forge(change(&words)),
+            Self::Tarball(words) => Self::Tarball(change(&words)),
+            Self::Engine(words) => Self::Engine(change(&words)),
+            Self::GaveUp { attempts, last } => Self::GaveUp {
+                attempts,
+                last: change(&last),
+            },
+            Self::Reason(words) => Self::Reason(change(&words)),
+            own => own,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod sqs;
 mod store;
 mod reconcile;
 mod storage;
+mod guesses;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -26,6 +27,9 @@ use url::Url;
 use wildmatch::WildMatch;
 
 use crate::build::{DEFAULT_STATUS_CONTEXT, RepoName};
+use crate::mask::Secrets;
+
+use self::guesses::Guesses;
 
 pub use self::engine::EngineConfig;
 pub use self::mail::{MailConfig, MailOn, SesConfig, SmtpConfig, SmtpTls};
@@ -169,12 +173,14 @@ pub enum QueueConfig {
 }
 
 /// The service's own log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LogConfig {
     /// The least important level that is shown.
     pub level: LevelFilter,
     /// Its form.
     pub format: LogFormat,
+    /// The values that it must not show, whoever wrote the line.
+    pub secrets: Secrets,
 }
 
 /// The form of the service's own log.
@@ -293,6 +299,7 @@ impl LogConfig {
                 "LOG_FORMAT",
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             )?,
+            secrets: Secrets::new(&env.masked_values()?),
         })
     }
 }
@@ -662,7 +669,7 @@ impl Env {
     }
 
     /// Every value that must not be shown: the service's secrets, the form in which the registry's
-    /// is stored, and whatever else the environment holds under a name that says so.
+    /// is stored, and whatever else the environment holds that looks secret.
     fn masked_values(&self) -> Result<Vec<SecretString>> {
         let mut values = Vec::new();
         for variable in variables::all().filter(|variable| variable.secret) {
@@ -671,8 +678,12 @@ impl Env {
                 values.push(all);
             }
         }
-        let by_name = self.0.iter().filter(|(name, _)| sounds_secret(name));
-        values.extend(by_name.map(|(_, value)| value.as_str().into()));
+        let guesses = Guesses::new(self.text("MASK").unwrap_or_default());
+        let guessed = self
+            .0
+            .iter()
+            .filter(|(name, value)| guesses.is_secret(name, value));
+        values.extend(guessed.map(|(_, value)| value.as_str().into()));
         values.extend(RegistryLogin::load(self)?.map(|login| login.basic()));
         values.retain(|value| value.expose_secret().len() >= MASKED_MIN_BYTES);
         Ok(values)
@@ -726,22 +737,6 @@ fn describes_the_process(name: &str) -> bool {
         "SYSTEMD_EXEC_PID",
     ];
     OURS.contains(&name)
-}
-
-fn sounds_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    let says_so = [
-        "TOKEN",
-        "SECRET",
-        "PASSWORD",
-        "PASSWD",
-        "PRIVATE_KEY",
-        "API_KEY",
-        "CREDENTIALS",
-    ];
-    // A file's name is no secret, and an access key's id is printed by the aws CLI itself.
-    !name.ends_with("_FILE")
-        && (says_so.iter().any(|word| name.contains(word)) || name.ends_with("_PASS"))
 }
 
 /// The items of a comma list, without blanks around them and without empty ones.

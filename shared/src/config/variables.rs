@@ -85,6 +85,11 @@ pub const GROUPS: &[Group] = &[
                 "which of the service's variables reach the hook, such as AWS_*,DOCKER_REGISTRY",
             ),
             plain(
+                "MASK",
+                "none",
+                "variables to mask, or with a hyphen not to mask, such as NPM_AUTH,-BUILD_TOKEN",
+            ),
+            plain(
                 "GARBAGE_COLLECT",
                 "1",
                 "0 keeps the build's container, checkout and services",

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
@@ -31,6 +32,8 @@ enum Way {
     Closed,
     /// All but the start of a container, which fails.
     NoStart,
+    /// All but the creation of a container, which is refused with the request's own words.
+    RepeatedCreation,
 }
 
 impl EngineProxy {
@@ -64,9 +67,28 @@ impl EngineProxy {
         self.way.send_replace(Way::Closed);
     }
 
+    /// Ends all connections; over new ones the engine seems to refuse all containers, in the words of the
+    /// request.
+    pub fn repeat_creations(&self) {
+        self.way.send_replace(Way::RepeatedCreation);
+    }
+
     /// Ends all connections; over new ones the engine seems to fail to start containers.
     pub fn let_no_container_start(&self) {
         self.way.send_replace(Way::NoStart);
+    }
+}
+
+impl Way {
+    /// The engine's answer to a request that is not let through.
+    fn refuses(self, request: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::NoStart if is_to(request, "/start ") => Some(CANNOT_START.to_vec()),
+            Self::RepeatedCreation if is_to(request, "/containers/create") => {
+                Some(repeated(request))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -95,7 +117,9 @@ async fn pass_on(
     let mut engine = UnixStream::connect(engine_socket()).await?;
     let passing = async {
         match way {
-            Way::NoStart => Box::pin(pass_on_but_starts(&mut client, &mut engine)).await,
+            Way::NoStart | Way::RepeatedCreation => {
+                Box::pin(pass_on_some(way, &mut client, &mut engine)).await
+            }
             Way::Open | Way::Closed => copy_bidirectional(&mut client, &mut engine).await.map(drop),
         }
     };
@@ -105,15 +129,21 @@ async fn pass_on(
     }
 }
 
-/// Answers the request to start a container itself. It is small enough to come in one piece.
-async fn pass_on_but_starts(client: &mut UnixStream, engine: &mut UnixStream) -> io::Result<()> {
+/// Answers some requests itself. They are small enough to come in one piece.
+async fn pass_on_some(
+    way: Way,
+    client: &mut UnixStream,
+    engine: &mut UnixStream,
+) -> io::Result<()> {
     let (mut asked, mut answered) = ([0; CHUNK_BYTES], [0; CHUNK_BYTES]);
     loop {
         tokio::select! {
             length = client.read(&mut asked) => match &asked[..length?] {
                 [] => return Ok(()),
-                request if is_start(request) => client.write_all(CANNOT_START).await?,
-                request => engine.write_all(request).await?,
+                request => match way.refuses(request) {
+                    Some(answer) => client.write_all(&answer).await?,
+                    None => engine.write_all(request).await?,
+                },
             },
             length = engine.read(&mut answered) => match &answered[..length?] {
                 [] => return Ok(()),
@@ -123,10 +153,18 @@ async fn pass_on_but_starts(client: &mut UnixStream, engine: &mut UnixStream) ->
     }
 }
 
-fn is_start(request: &[u8]) -> bool {
+fn repeated(request: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(request);
+    let (_, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+    let body = json!({ "message": format!("invalid settings: {body}") }).to_string();
+    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length:";
+    format!("{head} {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn is_to(request: &[u8], path: &str) -> bool {
     let line = request.split(|byte| *byte == b'\r').next();
     let line = String::from_utf8_lossy(line.unwrap_or_default());
-    line.starts_with("POST ") && line.contains("/start ")
+    line.starts_with("POST ") && line.contains(path)
 }
 
 fn engine_socket() -> PathBuf {

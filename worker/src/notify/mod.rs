@@ -9,7 +9,6 @@ mod outbox;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use shared::ledger::{DueReport, Ledger, STATUS, Setback};
 use tokio::sync::watch;
 
 pub use self::mail::MailHtml;
+pub(crate) use self::mail::MailLogs;
 use self::mail::Mailer;
 use self::status::CommitStatuses;
 
@@ -104,11 +104,10 @@ impl Notifiers {
         html: MailHtml,
         ledger: Ledger,
         links: &Links,
-        data_dir: PathBuf,
-        containers_kept: bool,
+        logs: MailLogs,
     ) -> anyhow::Result<Self> {
         let mut all = vec![Notifier::Status(CommitStatuses::new(forge, links.clone()))];
-        let mailer = Mailer::new(mail, html, links.clone(), data_dir, containers_kept);
+        let mailer = Mailer::new(mail, html, links.clone(), logs);
         all.extend(mailer.await?.map(Notifier::Mail));
         Ok(Self {
             all: all.into(),

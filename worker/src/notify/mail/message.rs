@@ -9,6 +9,7 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Attachment, Mailbox, MessageBuilder, MultiPart};
 use shared::build::Build;
 use shared::config::ConfigError;
+use shared::mask::Secrets;
 use shared::words::{self, MailContext};
 use uuid::Uuid;
 
@@ -58,6 +59,7 @@ pub(super) async fn compose(
     context: &MailContext<'_>,
     log: &Path,
     html: MailHtml,
+    secrets: &Secrets,
 ) -> Result<(Envelope, Vec<u8>), MailError> {
     let path = log.to_owned();
     let read = tokio::task::spawn_blocking(move || read_log(&path));
@@ -68,23 +70,23 @@ pub(super) async fn compose(
         MailError::Transient(format!("reading the log {}: {error}", log.display()))
     })?;
     let body = body(
-        words::mail_text(build, context, &excerpt),
-        html(build, context, &excerpt),
+        secrets.mask(&words::mail_text(build, context, &excerpt)),
+        secrets.mask(&html(build, context, &excerpt)),
         attachment,
     );
-    let message = headers(addresses, build)
+    let message = headers(addresses, build, secrets)
         .multipart(body)
         .expect("there is a sender and a recipient");
     Ok((message.envelope().clone(), message.formatted()))
 }
 
-fn headers(addresses: &Addresses, build: &Build) -> MessageBuilder {
+fn headers(addresses: &Addresses, build: &Build, secrets: &Secrets) -> MessageBuilder {
     let domain = addresses.from.email.domain();
     let thread = format!("<{}@{domain}>", thread_id(build));
     let date = build.ended_at.unwrap_or(build.claimed_at);
     let mut headers = Message::builder()
         .from(addresses.from.clone())
-        .subject(words::mail_subject(build))
+        .subject(secrets.mask(&words::mail_subject(build)))
         .date(date)
         .message_id(Some(format!("<{}@{domain}>", build.request.id)))
         .in_reply_to(thread.clone())

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use shared::build::{Build, Outcome, log_path};
 use shared::config::{MailConfig, MailOn};
+use shared::mask::Secrets;
 use shared::net::aws;
 use shared::words::{LogExcerpt, MailContext};
 
@@ -34,9 +35,18 @@ pub(crate) struct Mailer {
     transport: Transport,
     html: MailHtml,
     links: Links,
-    data_dir: PathBuf,
-    /// Whether `docker logs <uuid>` works after the build.
-    containers_kept: bool,
+    logs: MailLogs,
+}
+
+/// The logs that mails quote.
+#[derive(Debug, Default)]
+pub(crate) struct MailLogs {
+    /// The folder below which they lie.
+    pub(crate) data_dir: PathBuf,
+    /// True if `docker logs <uuid>` works after the build.
+    pub(crate) containers_kept: bool,
+    /// The values that no mail must show, not even as a branch's name.
+    pub(crate) secrets: Secrets,
 }
 
 /// The ways to send a message. All of them send the same one.
@@ -67,8 +77,7 @@ impl Mailer {
         config: &MailConfig,
         html: MailHtml,
         links: Links,
-        data_dir: PathBuf,
-        containers_kept: bool,
+        logs: MailLogs,
     ) -> anyhow::Result<Option<Self>> {
         let (addresses, on, transport) = match config {
             MailConfig::Off => return Ok(None),
@@ -91,8 +100,7 @@ impl Mailer {
             transport,
             html,
             links,
-            data_dir,
-            containers_kept,
+            logs,
         }))
     }
 
@@ -108,9 +116,9 @@ impl Mailer {
         let context = MailContext {
             site: self.links.site.as_ref(),
             page_url: page_url.as_deref(),
-            container_kept: self.containers_kept,
+            container_kept: self.logs.containers_kept,
         };
-        let log = log_path(&self.data_dir, build.request.id);
+        let log = log_path(&self.logs.data_dir, build.request.id);
         match self.deliver(build, &context, &log).await {
             Ok(()) => Sent::Done,
             Err(MailError::Transient(reason)) => Sent::later(reason),
@@ -124,7 +132,14 @@ impl Mailer {
         context: &MailContext<'_>,
         log: &Path,
     ) -> Result<(), MailError> {
-        let composed = compose(&self.addresses, build, context, log, self.html);
+        let composed = compose(
+            &self.addresses,
+            build,
+            context,
+            log,
+            self.html,
+            &self.logs.secrets,
+        );
         let (envelope, message) = composed.await?;
         match &self.transport {
             Transport::Smtp(smtp) => smtp.send(&envelope, &message).await,

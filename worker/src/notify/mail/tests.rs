@@ -56,8 +56,7 @@ async fn nobody_gets_mail_that_nobody_wants() {
         &MailConfig::Off,
         html,
         Links::default(),
-        "/nowhere".into(),
-        false,
+        MailLogs::default(),
     );
     assert!(off.await.expect("off").is_none());
 }

@@ -7,12 +7,12 @@ use harness::{Aws, REGION, SinkOptions, SmtpSink};
 use shared::config::{MailConfig, MailOn, SmtpConfig, SmtpTls};
 
 use super::*;
-use crate::notify::Links;
 use crate::notify::mail::excerpt::ATTACHMENT_MAX_BYTES;
 use crate::notify::mail::message::Addresses;
 use crate::notify::mail::tests::{log_file, long_log, noise};
 use crate::notify::mail::{Mailer, Transport};
 use crate::notify::tests::html;
+use crate::notify::{Links, MailLogs};
 use shared::build::Outcome;
 use shared::build::samples::ended;
 use shared::net::aws::samples;
@@ -45,8 +45,7 @@ async fn send(sdk: &SdkConfig, log: &Path) -> Result<(), MailError> {
         transport: Transport::Ses(Ses::new(sdk).expect("there is a region")),
         html,
         links: Links::default(),
-        data_dir: "/nowhere".into(),
-        containers_kept: false,
+        logs: MailLogs::default(),
     };
     send_by(&mailer, log).await
 }
@@ -87,7 +86,7 @@ async fn ses_gets_the_message_that_a_mail_server_would_get() {
         on: MailOn::Always,
         ca_bundle: None,
     });
-    let by_smtp = Mailer::new(&by_smtp, html, Links::default(), "/nowhere".into(), false);
+    let by_smtp = Mailer::new(&by_smtp, html, Links::default(), MailLogs::default());
     let by_smtp = by_smtp.await.expect("valid").expect("it names people");
 
     send(&sdk(&aws.endpoint_url()).await, &log)

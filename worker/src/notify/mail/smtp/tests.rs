@@ -9,10 +9,10 @@ use harness::{Certificates, SinkOptions, SmtpSink};
 use shared::config::{MailConfig, MailOn};
 
 use super::*;
-use crate::notify::Links;
 use crate::notify::mail::Mailer;
 use crate::notify::mail::tests::{log_file, long_log};
 use crate::notify::tests::html;
+use crate::notify::{Links, MailLogs};
 use shared::build::Outcome;
 use shared::build::samples::ended;
 use shared::words::MailContext;
@@ -37,7 +37,7 @@ fn config(port: u16, tls: SmtpTls) -> SmtpConfig {
 
 async fn mailer(config: SmtpConfig) -> Mailer {
     let config = MailConfig::Smtp(config);
-    let mailer = Mailer::new(&config, html, Links::default(), "/nowhere".into(), false).await;
+    let mailer = Mailer::new(&config, html, Links::default(), MailLogs::default()).await;
     mailer
         .expect("the configuration is good")
         .expect("it names people")
@@ -296,8 +296,7 @@ async fn an_address_that_is_none_is_named_with_its_variable() {
             &MailConfig::Smtp(config),
             html,
             Links::default(),
-            "/nowhere".into(),
-            false,
+            MailLogs::default(),
         )
         .await;
         refused.expect_err("refused").to_string()
