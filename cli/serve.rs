@@ -41,6 +41,7 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     let router =
         handler::webhook::router(&handler.webhook, queue.clone()).merge(web::router(Pages {
             ledger: worker.ledger(),
+            queue: queue.clone(),
             site: worker.links().site,
             data_dir,
             secrets: worker.secrets(),

@@ -28,6 +28,9 @@ pub enum Obstacle {
     /// and may try again.
     #[error("{0}")]
     NotStarted(String),
+    /// The caller failed to record a step, and so the step was not taken. That says nothing of the build.
+    #[error("{0}")]
+    Unrecorded(String),
     /// The tarball broke off on its way: the caller may try again.
     #[error("the download of the tarball broke off")]
     SourceBroke,

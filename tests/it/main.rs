@@ -15,6 +15,7 @@ mod ses;
 mod logs;
 mod canaries;
 mod life;
+mod records;
 mod reconcile;
 mod scheduled;
 mod disk;

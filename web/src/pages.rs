@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use shared::build::{Build, BuildId, Site, log_path};
 use shared::ledger::Ledger;
 use shared::mask::Secrets;
+use shared::queue::Queue;
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
@@ -26,6 +27,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub struct Pages {
     /// The builds.
     pub ledger: Ledger,
+    /// The queue that the builds come from.
+    pub queue: Queue,
     /// Where people see the repositories.
     pub site: Option<Site>,
     /// The folder below which the logs lie.
@@ -38,7 +41,20 @@ pub struct Pages {
 pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/builds/{id}", get(build_page))
+        .route("/readyz", get(ready))
         .with_state(pages)
+}
+
+/// Answers whether pushes are taken and built: queue and records can be used.
+async fn ready(State(pages): State<Pages>) -> Response {
+    let checked = tokio::join!(pages.queue.check(), pages.ledger.check());
+    let problem = match checked {
+        (Err(error), _) => error.to_string(),
+        (_, Err(error)) => error.to_string(),
+        (Ok(()), Ok(())) => return "ok\n".into_response(),
+    };
+    tracing::warn!(error = problem, "not ready");
+    (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
 }
 
 async fn build_page(

@@ -333,6 +333,8 @@ impl Job {
                 self.end(build, BuildError::DiskFull(lack).into()).await
             }
             Err(Obstacle::Stopped(StopReason::LeaseLost)) => self.leave(build).await,
+            // No attempt: the build has met nothing.
+            Err(Obstacle::Unrecorded(error)) => Err(LedgerError::Unrecorded(error)),
             Err(Obstacle::Stopped(_)) => self.put_off(build, Duration::ZERO).await,
             Err(obstacle) => {
                 self.try_again(build, &obstacle.to_string(), attempt.receives)
@@ -442,7 +444,7 @@ fn gave_up(last: &str) -> Outcome {
 fn unrecorded(error: LedgerError) -> Obstacle {
     match error {
         LedgerError::ClaimLost => Obstacle::Stopped(StopReason::LeaseLost),
-        error => Obstacle::Transient(error.to_string()),
+        error => Obstacle::Unrecorded(error.to_string()),
     }
 }
 

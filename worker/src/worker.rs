@@ -273,8 +273,8 @@ impl Taking {
         }
     }
 
-    /// Returns the number of free slots, as soon as there is one and the engine answers: what is not
-    /// received while it is away uses up no attempt.
+    /// Returns the number of free slots, as soon as there is one, the engine answers and steps can be
+    /// recorded: a message that is not received meanwhile uses up no attempt.
     async fn ready(&mut self) -> usize {
         while self.builds.try_join_next().is_some() {}
         while self.builds.len() >= DELIVERIES_MAX {
@@ -283,6 +283,10 @@ impl Taking {
         self.slots.some_free().await;
         while let Err(error) = self.engine.ping().await {
             tracing::warn!(%error, "waiting for the Docker engine");
+            sleep(TROUBLE_DELAY).await;
+        }
+        while let Err(error) = self.ledger.check().await {
+            tracing::error!(%error, "waiting for the build records; nothing is taken from the queue");
             sleep(TROUBLE_DELAY).await;
         }
         self.slots.some_free().await

@@ -77,6 +77,19 @@ impl Ledger {
         self.store.is_some()
     }
 
+    /// Looks whether steps can be recorded.
+    ///
+    /// # Errors
+    /// Another program holds the database, or it cannot be read.
+    pub async fn check(&self) -> Result<()> {
+        self.transact(|transaction| {
+            let sql = "SELECT count(*) FROM outbox";
+            let _: i64 = transaction.query_row(sql, [], |row| row.get(0))?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Executes one statement, and tells how many rows it has changed.
     pub(super) async fn execute(
         &self,

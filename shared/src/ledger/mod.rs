@@ -65,6 +65,9 @@ pub enum LedgerError {
     /// The store cannot be reached, or refuses. A step may have been taken all the same.
     #[error("{0}")]
     Store(String),
+    /// A step was not taken, because it could not be recorded; the cause was one of the others.
+    #[error("{0}")]
+    Unrecorded(String),
     /// Another worker has the build.
     #[error("the claim to the build was lost: another worker has it")]
     ClaimLost,
