@@ -8,6 +8,7 @@ mod checkout;
 mod compose;
 mod leftovers;
 mod retries;
+mod bad_links;
 mod renamed;
 mod slots;
 mod mail;

@@ -104,9 +104,9 @@ impl Job {
             }
         };
         if attempt.origin == Origin::DeadLetters && !build.state.may_have_begun() {
-            return self
-                .end(&build, gave_up("the worker was interrupted"))
-                .await;
+            let met = self.ledger.last_problem(request.id).await?;
+            let met = met.as_deref().unwrap_or("the worker was interrupted");
+            return self.end(&build, gave_up(met)).await;
         }
         let built = match self.build_with_claim(&build, attempt).await {
             // It went away with the engine of the worker that had started the hook.
@@ -355,6 +355,7 @@ impl Job {
             return self.end(build, gave_up(reason)).await;
         }
         tracing::warn!(build = %id, reason, receives, "failed to build; trying again");
+        self.ledger.attempt_met(id, reason).await?;
         let delay = RETRY_DELAY * 2u32.saturating_pow(receives.min(MAX_RECEIVES).saturating_sub(1));
         self.put_off(build, delay).await
     }

@@ -174,7 +174,8 @@ impl From<Error> for EngineError {
             } => Self::Failed(message),
             Error::DockerResponseServerError { message, .. }
             | Error::DockerStreamError { error: message } => Self::Refused(message),
-            other => Self::Gone(format!("{:#}", anyhow::Error::new(other))),
+            // The causes before the last one only say what was being done.
+            other => Self::Gone(anyhow::Error::new(other).root_cause().to_string()),
         }
     }
 }

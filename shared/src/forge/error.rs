@@ -15,6 +15,14 @@ pub enum ForgeError {
         /// What that code usually means here.
         hint: &'static str,
     },
+    /// It gave a link that cannot be followed.
+    #[error("the link that GitHub gave for {what} cannot be followed: {reason}")]
+    BadLink {
+        /// What was asked.
+        what: String,
+        /// The problem of the link.
+        reason: String,
+    },
     /// It may do it later.
     #[error("GitHub is not available for {what}: {reason}")]
     Unavailable {
@@ -39,7 +47,7 @@ impl ForgeError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
-            Self::Refused { .. } => None,
+            Self::Refused { .. } | Self::BadLink { .. } => None,
         }
     }
 

@@ -116,6 +116,29 @@ impl Ledger {
         taken(released.await?)
     }
 
+    /// Records what an attempt to build has met.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub async fn attempt_met(&self, id: BuildId, problem: &str) -> Result<()> {
+        let sql = "UPDATE builds SET last_problem = ?2 WHERE id = ?1";
+        let values = (id.to_string(), problem.to_owned());
+        self.execute(sql, values).await.map(drop)
+    }
+
+    /// Returns what the last attempt of this worker to build has met.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub async fn last_problem(&self, id: BuildId) -> Result<Option<String>> {
+        self.with(move |db| {
+            let sql = "SELECT last_problem FROM builds WHERE id = ?1";
+            let found = db.query_row(sql, [id.to_string()], |row| row.get(0));
+            Ok(found.optional()?.flatten())
+        })
+        .await
+    }
+
     /// Records which commit the name in a request was found to mean.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What GitHub's answers mean: done, refused, or to be asked again, and when.
 
+use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, LOCATION, RETRY_AFTER};
@@ -65,6 +66,12 @@ pub(super) async fn post(request: RequestBuilder, what: &str) -> Result<Posted, 
 
 /// What it means that no answer came.
 pub(super) fn no_answer(what: &str, error: reqwest::Error) -> ForgeError {
+    if error.is_redirect() || error.is_builder() {
+        return ForgeError::BadLink {
+            what: what.to_owned(),
+            reason: root_cause(&error.without_url()),
+        };
+    }
     // A connection that was not made in time is both.
     let may_have_arrived = !error.is_connect();
     let reason = if !may_have_arrived {
@@ -84,6 +91,15 @@ pub(super) fn no_answer(what: &str, error: reqwest::Error) -> ForgeError {
         retry_after: None,
         ambiguous: may_have_arrived,
     }
+}
+
+/// The last of the causes: the others only say what was being done.
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// Whether an answer that is no success is a refusal, or a request to come again.

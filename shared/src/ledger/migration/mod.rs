@@ -159,8 +159,9 @@ const STATES: &str = "
     DROP TABLE dealt_with;
 ";
 
-/// The objects on the engine that a build's labels do not tell of.
+/// The objects on the engine that a build's labels do not tell of, and what its last attempt met.
 const OBJECTS: &str = "
+    ALTER TABLE builds ADD COLUMN last_problem TEXT;
     CREATE TABLE objects (
         build_id  TEXT NOT NULL REFERENCES builds (id) ON DELETE CASCADE,
         name      TEXT NOT NULL,
