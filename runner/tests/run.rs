@@ -529,7 +529,9 @@ async fn full_disk_of_the_log_stops_the_hook() {
 #[tokio::test]
 async fn log_without_a_directory_stops_the_hook() {
     let build = Build::of(WAITS).await;
-    let sink = Sink::file(build.directory.path().join("missing/build.log"));
+    let no_directory = build.directory.path().join("a-file");
+    fs::write(&no_directory, "").expect("written");
+    let sink = Sink::file(no_directory.join("build.log"));
     assert_eq!(build.run_into(&sink).await, error(BuildError::LogLost));
     assert!(!build.is_running().await);
 }

@@ -99,6 +99,16 @@ async fn the_page_of_a_running_build_shows_what_was_written_so_far() {
 }
 
 #[tokio::test]
+async fn a_log_is_recorded_after_its_folder_was_removed() {
+    let fixture = Fixture::plain().await;
+    let service = fixture.setup("echo recorded").start().await;
+    std::fs::remove_dir_all(service.data_dir().join("logs")).expect("removed");
+    let built = fixture.build(&service).await;
+    built.assert_passed();
+    assert_eq!(built.log, "recorded\n");
+}
+
+#[tokio::test]
 async fn a_process_that_the_hook_leaves_behind_holds_nothing_up() {
     let fixture = Fixture::plain().await;
     let built = fixture.run(fixture.setup("sleep 600 & echo done")).await;

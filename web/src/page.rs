@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest, Sha256};
 use shared::build::{Build, CommitState, Site};
-use shared::words::terminal::PlainText;
+use shared::words::terminal::{PlainText, visible};
 use shared::words::{self, Fact};
 
 const STYLE: &str = include_str!("style.css");
@@ -62,7 +62,7 @@ pub(crate) fn head(build: &Build, site: Option<&Site>) -> String {
         words::revision(build)
     );
     let facts: String = words::facts(build, site).iter().map(row).collect();
-    format!(
+    let head = format!(
         "<!doctype html>\n\
          <html lang=\"en\">\n\
          <head>\n\
@@ -82,7 +82,8 @@ pub(crate) fn head(build: &Build, site: Option<&Site>) -> String {
         headline = Esc(words::headline(build)),
         id = build.request.id,
         notice = log_notice(build),
-    )
+    );
+    visible(&head)
 }
 
 /// Returns the page after the log.

@@ -212,6 +212,7 @@ impl Worker {
                 storage: self.config.storage,
                 garbage_collect: self.config.hook.garbage_collect,
                 lease_is_lock: is_shared && !self.ledger.has_store(),
+                something_left: Arc::default(),
                 broom: Arc::default(),
             },
             supersession: Supersession::new(

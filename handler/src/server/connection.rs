@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::pin::pin;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::pace::{Pace, PacedBody, PacedStream};
+use super::seats::Seat;
 use crate::limits::Limits;
 
 /// Bounds hyper's buffers of one connection, and with them a request's head. A usual push, head
@@ -20,18 +23,25 @@ use crate::limits::Limits;
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// Serves requests until the peer closes or takes too long, or `drain` asks for the end.
-pub(super) async fn serve<S>(stream: S, router: Router, limits: &Limits, drain: &CancellationToken)
-where
+pub(super) async fn serve<S>(
+    stream: S,
+    router: Router,
+    limits: &Limits,
+    seat: &Seat,
+    drain: &CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let pace = Pace::new(limits);
     let router = TowerToHyperService::new(router);
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         pace.exchange();
+        request.extensions_mut().insert(seat.clone());
         let response = router.call(request);
         let pace = pace.clone();
         async move {
             let response = response.await?;
+            seat.answered();
             Ok::<_, Infallible>(response.map(|body| PacedBody::new(body, pace)))
         }
     });

@@ -4,6 +4,7 @@
 //! loop exists for the deadlines, the cap on connections, TLS and an orderly end.
 
 mod descriptors;
+mod seats;
 mod tls;
 mod pace;
 mod connection;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ use tracing::{debug, info, warn};
 use shared::config::{ConfigError, ListenConfig};
 use shared::process::shutdown::Shutdown;
 
+pub(crate) use self::seats::Seat;
+use self::seats::Seats;
 use crate::limits::Limits;
 
 /// How long nothing is accepted after the process ran out of what a connection needs (file
@@ -83,7 +85,7 @@ impl Server {
     pub async fn serve(self, router: Router, shutdown: &Shutdown) {
         let connections = TaskTracker::new();
         let connections_max = descriptors::connections(self.limits.connections);
-        let slots = Arc::new(Semaphore::new(connections_max));
+        let seats = Seats::new(connections_max);
         let peers = Arc::new(Peers {
             tls: self.tls,
             router,
@@ -91,17 +93,14 @@ impl Server {
             drain: shutdown.drain.clone(),
             cut: shutdown.abort.child_token(),
         });
-        let accepting = accept(&self.listener, &slots);
+        let accepting = accept(&self.listener, &seats);
         tokio::pin!(accepting);
-        while let Some((stream, slot)) =
+        while let Some((stream, seat)) =
             shutdown.drain.run_until_cancelled(accepting.as_mut()).await
         {
             let peers = Arc::clone(&peers);
-            connections.spawn(async move {
-                let _slot = slot;
-                peers.attend(stream).await;
-            });
-            accepting.set(accept(&self.listener, &slots));
+            connections.spawn(async move { peers.attend(stream, seat).await });
+            accepting.set(accept(&self.listener, &seats));
         }
         connections.close();
         if timeout(peers.limits.drain, connections.wait())
@@ -126,43 +125,41 @@ struct Peers {
 }
 
 impl Peers {
-    async fn attend(&self, stream: TcpStream) {
+    async fn attend(&self, stream: TcpStream, seat: Seat) {
         if let Err(cause) = stream.set_nodelay(true) {
             debug!(%cause, "no TCP_NODELAY");
         }
         let attended = async {
             match &self.tls {
-                None => self.serve_http(stream).await,
+                None => self.serve_http(stream, &seat).await,
                 Some(tls) => match timeout(self.limits.handshake, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => self.serve_http(stream).await,
+                    Ok(Ok(stream)) => self.serve_http(stream, &seat).await,
                     Ok(Err(cause)) => debug!(%cause, "TLS handshake failed"),
                     Err(_) => debug!("TLS handshake took too long"),
                 },
             }
         };
-        self.cut.run_until_cancelled(attended).await;
+        tokio::select! {
+            () = attended => {}
+            () = seat.lost() => debug!("another peer took the connection's place"),
+            () = self.cut.cancelled() => {}
+        }
     }
 
-    async fn serve_http<S>(&self, stream: S)
+    async fn serve_http<S>(&self, stream: S, seat: &Seat)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        connection::serve(stream, self.router.clone(), &self.limits, &self.drain).await;
+        let router = self.router.clone();
+        connection::serve(stream, router, &self.limits, seat, &self.drain).await;
     }
 }
 
-/// The next connection, as soon as there is a slot for it.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .expect("the slots are never closed");
+/// The next connection, as soon as there is a seat for it.
+async fn accept(listener: &TcpListener, seats: &Seats) -> (TcpStream, Seat) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            Ok((stream, peer)) => return (stream, seats.take(peer.ip()).await),
             Err(cause) if is_of_the_peer(&cause) => debug!(%cause, "connection lost before accept"),
             Err(cause) => {
                 warn!(%cause, "failed to accept a connection; trying again");

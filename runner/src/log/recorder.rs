@@ -1,5 +1,6 @@
 //! One recording of a log: from the output of a container to where the log goes.
 
+use std::fs;
 use std::io::{self, Stdout, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -147,6 +148,8 @@ impl Target {
     /// A file in place of the one at this path, put together with the recording that was set aside.
     pub(super) fn file(path: &Path, limit_bytes: u64) -> Result<Self, LogError> {
         let open = || {
+            // Somebody may have removed the folder.
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
             let splice = Splice::onto(&earlier(path), limit_bytes)?;
             let file = CappedFile::create(path, limit_bytes)?;
             Ok(Self::File { file, splice })

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
 use rusqlite::{Connection, ErrorCode, Params, Transaction, TransactionBehavior};
 
 use super::migration::migrate;
@@ -12,6 +11,7 @@ use super::store::Store;
 use super::{LedgerError, Result, worker_id};
 use crate::build::WorkerId;
 use crate::config::StoreConfig;
+use crate::process::database::{OpenFiles, check_whole, damage};
 
 const FILE: &str = "builds.db";
 /// A small cache, in KiB, beside the kernel's: the memory does not grow with the records.
@@ -22,6 +22,7 @@ const DURABLE: &str =
 #[derive(Debug, Clone)]
 pub struct Ledger {
     connection: Arc<Mutex<Connection>>,
+    files: Arc<OpenFiles>,
     reserve: Reserve,
     pub(super) worker: WorkerId,
     pub(super) store: Option<Store>,
@@ -55,12 +56,14 @@ impl Ledger {
         let opened = || {
             let mut connection = Connection::open(&path)?;
             connection.execute_batch(DURABLE)?;
+            check_whole(&connection)?;
             migrate(&mut connection, worker)?;
             Ok::<_, LedgerError>(connection)
         };
-        let connection = opened().with_context(|| format!("DATA_DIR: {}", path.display()))?;
+        let connection = opened().map_err(|error| unusable(&path, error))?;
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
+            files: Arc::new(OpenFiles::of(&path)),
             reserve: Reserve::of(data_dir),
             worker,
             store,
@@ -120,10 +123,11 @@ impl Ledger {
         mut work: impl FnMut(&mut Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let connection = Arc::clone(&self.connection);
-        let reserve = self.reserve.clone();
+        let (reserve, files) = (self.reserve.clone(), Arc::clone(&self.files));
         let done = tokio::task::spawn_blocking(move || {
             // A panic in the middle of a transaction has rolled it back: the connection is sound.
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            files.check()?;
             match work(&mut connection) {
                 Err(error) if lacks_room(&error) && reserve.release() => work(&mut connection),
                 done => done,
@@ -131,6 +135,15 @@ impl Ledger {
         });
         done.await.expect("work on the ledger does not panic")
     }
+}
+
+fn unusable(database: &Path, error: LedgerError) -> anyhow::Error {
+    if let LedgerError::Sqlite(error) = &error
+        && let Some(damage) = damage(database, error)
+    {
+        return damage.into();
+    }
+    anyhow::Error::new(error).context(format!("DATA_DIR: {}", database.display()))
 }
 
 fn lacks_room(error: &LedgerError) -> bool {

@@ -2,6 +2,8 @@
 
 pub mod directory;
 pub mod lock;
+#[cfg(any(feature = "ledger", feature = "local-queue"))]
+pub(crate) mod database;
 pub mod telemetry;
 pub mod shutdown;
 pub mod exit;

@@ -40,8 +40,25 @@ impl PlainText {
         for printable in self.strip.strip_next(text.as_bytes()) {
             plain.extend_from_slice(printable);
         }
-        String::from_utf8_lossy(&plain).into_owned()
+        visible(&String::from_utf8_lossy(&plain))
     }
+}
+
+/// The controls that turn the direction of a text, and those of old terminals.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{80}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns the text with its hidden controls as escapes: they would let it look like another one.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_hidden(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Returns the text alone.
@@ -73,6 +90,8 @@ mod tests {
     fn the_text_is_the_same_however_the_bytes_are_cut() {
         let bytes = b"\x1b[1;31m\xc3\xa4\x1b[0m \x1b]0;title\x07\xe2\x9c\x93 \xf0\x9f\xa6\x80 \
             \xff\xc3( \xe2\x9c\r\n\x1b[?25l\x1b[2Kend\x00\x07\xf0\x9f";
+        let hidden = "a\u{202e}b\u{2066}c\u{9b}d";
+        assert_eq!(plain(hidden), r"a\u{202e}b\u{2066}c\u{9b}d");
         let expected = "ä ✓ 🦀 \u{FFFD}\u{FFFD}( \u{FFFD}\r\nend\u{FFFD}";
         for size in 1..=bytes.len() {
             assert_eq!(in_pieces(bytes, size), expected, "pieces of {size}");

@@ -16,7 +16,7 @@ use runner::{Engine, Obstacle, Stop, cleanup};
 use shared::build::{Build, BuildError, BuildId, Outcome, StopReason};
 use shared::config::StorageConfig;
 use shared::ledger::{Ledger, Reserve};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep};
 
 use self::disk::{DiskFull, Place, Room, Wanted};
@@ -25,6 +25,8 @@ use self::disk::{DiskFull, Place, Room, Wanted};
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// How soon after the first of the sweeps that could not remove what is left of builds; it doubles.
 const SWEEP_RETRY: Duration = Duration::from_secs(5);
+/// How soon after objects of a build could not be removed.
+const SWEEP_SOON: Duration = Duration::from_secs(30);
 /// How often the room is measured while a build runs.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the removal of what a build made is tried before it is left to the next sweep.
@@ -48,6 +50,8 @@ pub(crate) struct Housekeeper {
     /// Whether nothing but a message's lease keeps other workers from its build, because the queue is
     /// shared and no store is: another worker on this engine may then have to see the build's end.
     pub(crate) lease_is_lock: bool,
+    /// Objects of a build could not be removed when it ended.
+    pub(crate) something_left: Arc<Notify>,
     /// One sweep at a time, and when the last thorough one began.
     pub(crate) broom: Arc<Mutex<Option<Instant>>>,
 }
@@ -73,7 +77,10 @@ impl Housekeeper {
             };
             if self.sweep(thoroughness).await {
                 retry = SWEEP_RETRY;
-                sleep(SWEEP_INTERVAL).await;
+                tokio::select! {
+                    () = sleep(SWEEP_INTERVAL) => {}
+                    () = self.something_left.notified() => sleep(SWEEP_SOON).await,
+                }
             } else {
                 sleep(retry).await;
                 retry = SWEEP_INTERVAL.min(retry * 2);
@@ -139,6 +146,7 @@ impl Housekeeper {
             }
             sleep(REMOVE_RETRY * attempt).await;
         }
+        self.something_left.notify_one();
     }
 
     /// Removes what was prepared for a build that has not begun.

@@ -3,6 +3,7 @@
 //! A notifier says which outcomes it wants, and sends one report of one build. The [`outbox`] keeps
 //! what is owed under the notifier's name, until it is accepted.
 
+mod pace;
 mod status;
 mod mail;
 mod outbox;
@@ -10,7 +11,6 @@ mod outbox;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use shared::build::{BuildId, Outcome, Site};
 use shared::config::MailConfig;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 pub use self::mail::MailHtml;
 pub(crate) use self::mail::MailLogs;
 use self::mail::Mailer;
+use self::pace::Pace;
 use self::status::CommitStatuses;
 
 /// One way to tell the world of builds.
@@ -84,8 +85,8 @@ impl Notifier {
         }
     }
 
-    /// The shortest time between two reports that are late.
-    fn late_pace(&self) -> Option<Duration> {
+    /// The pace of the reports that are late.
+    fn late_pace(&self) -> Option<Pace> {
         match self {
             Self::Status(_) => Some(status::LATE_PACE),
             Self::Mail(_) => None,
@@ -149,6 +150,11 @@ impl Links {
 }
 
 impl Sent {
+    /// True if the other side could not be reached, or failed, and did not say when to come again.
+    fn is_failure(&self) -> bool {
+        matches!(self, Self::Later(setback) if setback.asked.is_none())
+    }
+
     fn later(reason: String) -> Self {
         Self::Later(Setback {
             reason,

@@ -2,14 +2,16 @@
 //! forge that is down, a mail server that is slow, and this process.
 
 use std::collections::HashMap;
+use std::mem;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use shared::build::BuildId;
 use shared::ledger::{DueReport, Event, LedgerError, NextReport, STATUS, Setback};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Paced;
 use super::{Notifier, Notifiers, Sent};
 
 /// A report that could not be sent for this long is given up,
@@ -24,7 +26,10 @@ const LEDGER_RETRY: Duration = Duration::from_secs(5);
 struct Lane<'a> {
     notifiers: &'a Notifiers,
     notifier: &'a Notifier,
-    late_pace: Option<Interval>,
+    late_pace: Option<Paced>,
+    /// The last attempt failed, and the other side did not ask for time: the next success makes all others
+    /// due.
+    is_failing: bool,
     /// What this process has tried in vain.
     tries: HashMap<BuildId, Tries>,
 }
@@ -53,15 +58,11 @@ impl Notifiers {
 
 impl<'a> Lane<'a> {
     fn new(notifiers: &'a Notifiers, notifier: &'a Notifier) -> Self {
-        let late_pace = notifier.late_pace().map(|pace| {
-            let mut pace = interval(pace);
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            pace
-        });
         Self {
             notifiers,
             notifier,
-            late_pace,
+            late_pace: notifier.late_pace().map(Paced::new),
+            is_failing: false,
             tries: HashMap::new(),
         }
     }
@@ -103,7 +104,7 @@ impl<'a> Lane<'a> {
         if due.is_late
             && let Some(pace) = &mut self.late_pace
         {
-            pace.tick().await;
+            pace.next().await;
         }
         let ledger = &self.notifiers.ledger;
         ledger.report_begins(due).await?;
@@ -120,6 +121,10 @@ impl<'a> Lane<'a> {
         if name == STATUS && due.event == Event::Ended {
             let problem = sent.problem().map(str::to_owned);
             ledger.set_status_problem(id, problem).await?;
+        }
+        let was_failing = mem::replace(&mut self.is_failing, sent.is_failure());
+        if was_failing && matches!(sent, Sent::Done) {
+            ledger.reports_are_due(name).await?;
         }
         let reason = match sent {
             Sent::Later(setback) => {

@@ -218,6 +218,18 @@ impl Ledger {
         .await
     }
 
+    /// Makes all reports due that a notifier could not send: the other side answers again. The report of a
+    /// beginning waits all the same until its build is claimed anew.
+    ///
+    /// # Errors
+    /// See [`LedgerError`](super::LedgerError).
+    pub async fn reports_are_due(&self, notifier: &str) -> Result<()> {
+        let sql = "UPDATE outbox SET due_ms = min(due_ms, ?2)
+             WHERE notifier = ?1 AND attempts > 0 AND due_ms < ?3";
+        let values = (notifier.to_owned(), now_ms(), i64::MAX);
+        self.execute(sql, values).await.map(drop)
+    }
+
     /// Returns true if the status of a build of the same commit that ended later was posted already: that
     /// of this one would stand in front of it.
     ///

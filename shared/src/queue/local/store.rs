@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
 
+use crate::process::database::{OpenFiles, check_whole, damage};
 use crate::process::directory;
 use crate::process::lock::FileLock;
 use crate::queue::{MAX_RECEIVES, QueueError};
@@ -45,6 +46,7 @@ const SCHEMA: &str = "
 /// The open database. It locks its directory against other processes.
 pub(super) struct Store {
     connection: Connection,
+    files: OpenFiles,
     /// Released after the connection is closed, since fields are dropped in order.
     _lock: FileLock,
 }
@@ -79,15 +81,18 @@ impl Store {
     pub(super) fn open(data_dir: &Path) -> Result<Self, QueueError> {
         directory::make_private(data_dir).map_err(|error| unusable(data_dir, &error))?;
         let lock = lock(data_dir)?;
-        let connection = connect(&data_dir.join(DATABASE))?;
+        let database = data_dir.join(DATABASE);
+        let connection = connect(&database)?;
         directory::sync(data_dir).map_err(|error| unusable(data_dir, &error))?;
         Ok(Self {
             connection,
+            files: OpenFiles::of(&database),
             _lock: lock,
         })
     }
 
     pub(super) fn begin(&mut self) -> rusqlite::Result<Group<'_>> {
+        self.files.check()?;
         self.connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map(Group)
@@ -275,9 +280,14 @@ fn lock(data_dir: &Path) -> Result<FileLock, QueueError> {
 }
 
 fn connect(database: &Path) -> Result<Connection, QueueError> {
-    let mut connection = configure(database).map_err(|error| unreachable(&error))?;
-    match schema_version(&connection).map_err(|error| unreachable(&error))? {
-        0 | SCHEMA_VERSION => prepare(&mut connection).map_err(|error| unreachable(&error))?,
+    let unusable = |error| match damage(database, &error) {
+        Some(damage) => QueueError::Config(damage),
+        None => unreachable(&error),
+    };
+    let mut connection = configure(database).map_err(unusable)?;
+    check_whole(&connection).map_err(unusable)?;
+    match schema_version(&connection).map_err(unusable)? {
+        0 | SCHEMA_VERSION => prepare(&mut connection).map_err(unusable)?,
         _ => {
             let reason = format!("{} is of a newer version", database.display());
             return Err(QueueError::Unreachable(reason));
