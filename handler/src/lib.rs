@@ -10,6 +10,7 @@
 //! as well, where no service does.
 
 pub mod limits;
+mod proof;
 mod body;
 mod verify;
 mod event;

@@ -25,7 +25,7 @@ use crate::decide::{Decision, Ignored, Policy, Refused, decide};
 use crate::event::Malformed;
 use crate::forge::{Delivery, Payload};
 use crate::limits::Limits;
-use crate::server::Seat;
+use crate::proof::Proof;
 use crate::verify::{Unproven, Verifier};
 
 /// A header above this length is left out of the service's log: anybody can send it.
@@ -95,8 +95,8 @@ impl Webhook {
             .admit(uri.query(), headers, delivery.signature)?;
         let body = self.bodies.read(body).await?;
         let verified = admitted.verify(&body)?;
-        if let Some(seat) = head.extensions.get::<Seat>() {
-            seat.prove();
+        if let Some(proof) = head.extensions.get::<Proof>() {
+            proof.set(true);
         }
         let payload = Payload::of(delivery, &verified)?;
         let event = payload.event()?;

@@ -36,7 +36,7 @@ pub(super) async fn serve<S>(
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         pace.exchange();
-        request.extensions_mut().insert(seat.clone());
+        request.extensions_mut().insert(seat.proof().clone());
         let response = router.call(request);
         let pace = pace.clone();
         async move {

@@ -25,8 +25,7 @@ use tracing::{debug, info, warn};
 use shared::config::{ConfigError, ListenConfig};
 use shared::process::shutdown::Shutdown;
 
-pub(crate) use self::seats::Seat;
-use self::seats::Seats;
+use self::seats::{Seat, Seats};
 use crate::limits::Limits;
 
 /// How long nothing is accepted after the process ran out of what a connection needs (file

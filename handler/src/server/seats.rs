@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::proof::Proof;
+
 /// The log says this often at most how many peers have lost their seats.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -39,19 +41,19 @@ struct Occupant {
     address: IpAddr,
     /// Since when it has done nothing that proves its right.
     unproven_since: Instant,
-    /// Its request is proven, and not answered yet.
-    is_proven: bool,
+    proof: Proof,
     turned_away: CancellationToken,
 }
 
 /// The seat of one peer. Clones are the same seat.
 #[derive(Debug, Clone)]
-pub(crate) struct Seat(Arc<Taken>);
+pub(super) struct Seat(Arc<Taken>);
 
 #[derive(Debug)]
 struct Taken {
     seats: Seats,
     id: u64,
+    proof: Proof,
     turned_away: CancellationToken,
 }
 
@@ -82,19 +84,20 @@ impl Seats {
             let victim = state.victim()?;
             state.turn_away(victim);
         }
-        let turned_away = CancellationToken::new();
+        let (turned_away, proof) = (CancellationToken::new(), Proof::default());
         let id = state.next;
         state.next += 1;
         let occupant = Occupant {
             address,
             unproven_since: Instant::now(),
-            is_proven: false,
+            proof: proof.clone(),
             turned_away: turned_away.clone(),
         };
         state.taken.insert(id, occupant);
         Some(Seat(Arc::new(Taken {
             seats: self.clone(),
             id,
+            proof,
             turned_away,
         })))
     }
@@ -111,7 +114,7 @@ impl State {
         for occupant in self.taken.values() {
             *by_address.entry(occupant.address).or_default() += 1;
         }
-        let unproven = self.taken.iter().filter(|(_, one)| !one.is_proven);
+        let unproven = self.taken.iter().filter(|(_, one)| !one.proof.is_given());
         let victim = unproven.max_by_key(|(_, one)| {
             let idle_for = one.unproven_since.elapsed();
             (by_address[&one.address], idle_for)
@@ -143,24 +146,18 @@ impl Seat {
         self.0.turned_away.cancelled().await;
     }
 
-    /// The peer's request is proven: it keeps the seat until the answer.
-    pub(crate) fn prove(&self) {
-        self.change(|occupant| occupant.is_proven = true);
+    /// The proof of the peer's request, which keeps the seat until the answer.
+    pub(super) fn proof(&self) -> &Proof {
+        &self.0.proof
     }
 
     /// The peer has its answer.
     pub(super) fn answered(&self) {
-        self.change(|occupant| {
-            occupant.is_proven = false;
-            occupant.unproven_since = Instant::now();
-        });
-        self.0.seats.0.freed.notify_waiters();
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Occupant)) {
         if let Some(occupant) = self.0.seats.state().taken.get_mut(&self.0.id) {
-            change(occupant);
+            occupant.unproven_since = Instant::now();
         }
+        self.0.proof.set(false);
+        self.0.seats.0.freed.notify_waiters();
     }
 }
 
@@ -219,7 +216,7 @@ mod tests {
     async fn a_proven_request_keeps_its_seat_until_the_answer() {
         let seats = Seats::new(1);
         let seat = taken(&seats, 1).await;
-        seat.prove();
+        seat.proof().set(true);
         let mut waits = Box::pin(seats.take(address(2)));
         assert!(waits.as_mut().now_or_never().is_none());
         seat.answered();
