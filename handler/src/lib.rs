@@ -10,7 +10,6 @@
 //! as well, where no service does.
 
 pub mod limits;
-mod proof;
 mod body;
 mod verify;
 mod event;

@@ -9,6 +9,8 @@ use axum::http::header::AUTHORIZATION;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
 
 use shared::config::WebhookConfig;
@@ -139,6 +141,22 @@ impl TokenDigest {
 
 fn keyed(secret: &SecretString) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes a key of any length")
+}
+
+/// Whether the request of one connection is proven. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Proven(Arc<AtomicBool>);
+
+impl Proven {
+    /// Says that the request is proven, or that it has its answer.
+    pub(crate) fn set(&self, is_proven: bool) {
+        self.0.store(is_proven, Ordering::Relaxed);
+    }
+
+    /// True while a proven request has no answer yet.
+    pub(crate) fn is_given(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]

@@ -25,8 +25,7 @@ use crate::decide::{Decision, Ignored, Policy, Refused, decide};
 use crate::event::Malformed;
 use crate::forge::{Delivery, Payload};
 use crate::limits::Limits;
-use crate::proof::Proof;
-use crate::verify::{Unproven, Verifier};
+use crate::verify::{Proven, Unproven, Verifier};
 
 /// A header above this length is left out of the service's log: anybody can send it.
 const LOGGED_HEADER_MAX_BYTES: usize = 64;
@@ -95,7 +94,7 @@ impl Webhook {
             .admit(uri.query(), headers, delivery.signature)?;
         let body = self.bodies.read(body).await?;
         let verified = admitted.verify(&body)?;
-        if let Some(proof) = head.extensions.get::<Proof>() {
+        if let Some(proof) = head.extensions.get::<Proven>() {
             proof.set(true);
         }
         let payload = Payload::of(delivery, &verified)?;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::proof::Proof;
+use crate::verify::Proven;
 
 /// The log says this often at most how many peers have lost their seats.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ struct Occupant {
     address: IpAddr,
     /// Since when it has done nothing that proves its right.
     unproven_since: Instant,
-    proof: Proof,
+    proof: Proven,
     turned_away: CancellationToken,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Seat(Arc<Taken>);
 struct Taken {
     seats: Seats,
     id: u64,
-    proof: Proof,
+    proof: Proven,
     turned_away: CancellationToken,
 }
 
@@ -84,7 +84,7 @@ impl Seats {
             let victim = state.victim()?;
             state.turn_away(victim);
         }
-        let (turned_away, proof) = (CancellationToken::new(), Proof::default());
+        let (turned_away, proof) = (CancellationToken::new(), Proven::default());
         let id = state.next;
         state.next += 1;
         let occupant = Occupant {
@@ -147,7 +147,7 @@ impl Seat {
     }
 
     /// The proof of the peer's request, which keeps the seat until the answer.
-    pub(super) fn proof(&self) -> &Proof {
+    pub(super) fn proof(&self) -> &Proven {
         &self.0.proof
     }
 

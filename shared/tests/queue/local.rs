@@ -232,7 +232,15 @@ async fn what_cannot_be_opened_is_told_in_one_line() {
         "no database\n".repeat(999),
     )
     .expect("write");
-    assert_unreachable(LocalQueue::open(data_dir.path()).await);
+    let damaged = LocalQueue::open(data_dir.path())
+        .await
+        .expect_err("damaged");
+    let QueueError::Config(damaged) = damaged else {
+        panic!("{damaged:?}")
+    };
+    assert_eq!(damaged.variable, "DATA_DIR");
+    assert!(damaged.problem.contains("queue.db is damaged"), "{damaged}");
+    assert_eq!(damaged.problem.lines().count(), 1);
 }
 
 #[tokio::test]
@@ -250,7 +258,8 @@ async fn a_queue_of_a_newer_version_is_left_alone() {
 async fn a_message_that_cannot_be_read_is_delivered_as_such() {
     let test =
         LocalTest::after("INSERT INTO message (build, body) VALUES ('a build', 'of another age')");
-    let delivery = receive_one(&test.await.queue).await;
+    let test = test.await;
+    let delivery = receive_one(&test.queue).await;
     assert!(delivery.message.is_err(), "{delivery:?}");
     delivery.lease.settle().await.expect("settle");
 }
