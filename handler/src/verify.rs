@@ -143,7 +143,7 @@ fn keyed(secret: &SecretString) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes a key of any length")
 }
 
-/// Whether the request of one connection is proven. Clones are the same one.
+/// The state of one connection's request: proven, or not. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Proven(Arc<AtomicBool>);
 

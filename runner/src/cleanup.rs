@@ -8,7 +8,8 @@ use shared::build::BuildId;
 use crate::container::{
     self, COMPOSE_CONTAINER_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL, is_named_by_compose,
 };
-use crate::engine::{Engine, EngineError, Labelled, Phase};
+use crate::create::began_at;
+use crate::engine::{Engine, EngineError, Labelled};
 
 /// The knowledge about a build's objects that no label of theirs tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,10 +76,12 @@ pub async fn remove_checkout(engine: &Engine, build: BuildId) -> Result<(), Engi
 pub async fn remove_prepared(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
     match engine.inspect(&build.to_string()).await {
         Ok(container) if !container::is_of(build, &container.labels) => {}
-        Ok(container) if container.phase == Phase::Created => {
-            engine.remove_idle_container(&container.id).await?;
-        }
-        Ok(_) => return Ok(()),
+        Ok(container) => match began_at(engine, &container).await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => engine.remove_idle_container(&container.id).await?,
+            Err(EngineError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        },
         Err(EngineError::NotFound(_)) => {}
         Err(error) => return Err(error),
     }

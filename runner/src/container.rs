@@ -10,6 +10,7 @@ use bollard::models::{
 use secrecy::ExposeSecret;
 use shared::build::{BuildId, BuildRequest, CommitSha, GitRef};
 use shared::config::HookConfig;
+use uuid::Uuid;
 
 use crate::engine::ContainerInfo;
 use crate::log::Secrets;
@@ -38,6 +39,18 @@ const MARK: &str = "/.compose-ci/hook";
 /// `${PORT:-3000}` does not mean the service's.
 const SERVICE_DEFAULTS: [&str; 2] = ["DATA_DIR", "PORT"];
 
+/// Waits for its go on the standard input: the container runs while the checkout comes, and so no prune
+/// takes it. A worker that goes away closes the input, and nothing begins. With a begin mark there is
+/// nothing to wait for: a person has started the container again.
+///
+/// Without a begin mark no hook runs: the mark is how another worker knows that it did.
+const WAIT: &str = r#"
+trap 'exit 143' TERM INT
+[ -e "$0.begun" ] || read -r go || exit 125
+rm -f "$0".*
+command : > "$0.begun" || exit 125
+"#;
+
 /// Runs the hook between a begin mark and an end mark (`$0` is [`MARK`]). It is the container's first
 /// process, so it must pass a TERM on itself: the kernel gives the first process no default action
 /// for it, and shells do not forward signals. `wait` returns early when a signal comes, hence the
@@ -46,18 +59,14 @@ const SERVICE_DEFAULTS: [&str; 2] = ["DATA_DIR", "PORT"];
 /// A hook that was asked to end has proved nothing, even if it answers 0 as many programs do: it
 /// leaves no mark, and its exit code, which an interrupted `wait` may miss, is that of TERM.
 ///
-/// The begin mark is for an engine that is killed after it has started the container and before it
-/// has noted that. A hook that can leave none, on a full disk, runs all the same.
-///
 /// Both outputs are one pipe, which keeps the order of what is written; of two the engine reads
-/// now one, now the other.
+/// now one, now the other. The last that is written there is the proof of the end ([`end_proof`]),
+/// for a container that somebody removes as soon as it has ended.
 const WRAPPER: &str = r#"
-rm -f "$0".*
-command : 2>/dev/null > "$0.begun"
 exec 2>&1
 stopped=
 trap 'stopped=1; kill -TERM -1' TERM INT
-sh -c "$HOOK" &
+sh -c "$HOOK" </dev/null &
 hook=$!
 while :; do
   wait "$hook"
@@ -66,6 +75,7 @@ while :; do
 done
 [ -z "$stopped" ] || exit 143
 command : 2>/dev/null > "$0.$code"
+printf '\033]compose-ci;%s;%s\007' "$1" "$code"
 exit "$code"
 "#;
 
@@ -125,17 +135,21 @@ pub(crate) fn is_of(build: BuildId, labels: &HashMap<String, String>) -> bool {
 }
 
 /// The engine's body to create the build container with. `checkout` is the volume's path on the
-/// engine's host.
-pub(crate) fn create_body(spec: &Spec, checkout: &Path) -> ContainerCreateBody {
+/// engine's host; `nonce` is in no other container.
+pub(crate) fn create_body(spec: &Spec, checkout: &Path, nonce: Uuid) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(spec.image.clone()),
-        entrypoint: Some(entrypoint(&spec.hook)),
+        entrypoint: Some(entrypoint(&spec.hook, nonce)),
         cmd: Some(Vec::new()),
         working_dir: Some(checkout.to_string_lossy().into_owned()),
         env: Some(environment(spec)),
         labels: Some(spec.labels()),
+        attach_stdin: Some(true),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
+        open_stdin: Some(true),
+        // It is closed with the connection of the worker.
+        stdin_once: Some(true),
         // The service's image has a health check for the service.
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".to_owned()]),
@@ -146,11 +160,14 @@ pub(crate) fn create_body(spec: &Spec, checkout: &Path) -> ContainerCreateBody {
     }
 }
 
-/// The login comes first, and only where there is one.
-fn entrypoint(hook: &HookConfig) -> Vec<String> {
+/// The login comes before the hook, and only where there is one.
+fn entrypoint(hook: &HookConfig, nonce: Uuid) -> Vec<String> {
     let log_in = hook.registry.as_ref().map_or("", |_| registry::LOG_IN);
-    let script = format!("{log_in}{WRAPPER}");
-    ["/bin/sh", "-c", &script, MARK].map(str::to_owned).into()
+    let script = format!("{WAIT}{log_in}{WRAPPER}");
+    let nonce = nonce.simple().to_string();
+    ["/bin/sh", "-c", &script, MARK, &nonce]
+        .map(str::to_owned)
+        .into()
 }
 
 fn host_config(spec: &Spec, checkout: &Path) -> HostConfig {
@@ -178,6 +195,8 @@ fn mounts(spec: &Spec, checkout: &Path) -> Vec<Mount> {
         target: Some(target.to_owned()),
         volume_options: Some(MountVolumeOptions {
             no_copy: Some(true),
+            // For one that a prune took before the container was made, and the engine makes again.
+            labels: Some(spec.labels()),
             ..Default::default()
         }),
         ..Default::default()
@@ -265,9 +284,20 @@ pub(crate) fn marks_dir(container: &ContainerInfo) -> &str {
         .map_or(OUR_DIR, |(directory, _)| directory)
 }
 
+/// The beginning of what the wrapper writes when the hook has ended by itself; the exit code and a BEL
+/// follow. A terminal shows nothing of it.
+pub(crate) fn end_proof(nonce: Uuid) -> String {
+    format!("\x1b]compose-ci;{};", nonce.simple())
+}
+
+/// The nonce of a container. Those of older versions have none.
+pub(crate) fn nonce(container: &ContainerInfo) -> Option<Uuid> {
+    container.entrypoint.get(4)?.parse().ok()
+}
+
 /// An older version may have made the container: its wrapper knows where its marks are.
 fn mark(container: &ContainerInfo) -> &str {
-    container.entrypoint.last().map_or(MARK, String::as_str)
+    container.entrypoint.get(3).map_or(MARK, String::as_str)
 }
 
 fn saturating_i64(bytes: u64) -> i64 {
@@ -329,7 +359,8 @@ mod tests {
             secrets: Secrets::new(&[]),
             may_have_begun: false,
         };
-        create_body(&spec, Path::new("/var/lib/docker/volumes/x/_data"))
+        let checkout = Path::new("/var/lib/docker/volumes/x/_data");
+        create_body(&spec, checkout, Uuid::nil())
     }
 
     #[test]

@@ -10,9 +10,9 @@ mod obstacle;
 pub mod registry;
 pub mod log;
 pub mod container;
+mod create;
 pub mod cleanup;
 mod source;
-mod create;
 mod follow;
 mod run;
 

@@ -24,10 +24,14 @@ pub enum Obstacle {
     /// that and calls again.
     #[error("the hook has not begun")]
     NotBegun,
-    /// The engine failed to start the hook, and has proof that it has not begun: the caller records that,
-    /// and may try again.
+    /// The hook was told to begin, and the engine has proof that it has not: the caller records that, and
+    /// may call again.
     #[error("{0}")]
     NotStarted(String),
+    /// Somebody else removed the container before the hook was told to begin, and so did not begin: the
+    /// caller may call again.
+    #[error("{0}")]
+    Removed(String),
     /// The caller failed to record a step, and so the step was not taken. That says nothing of the build.
     #[error("{0}")]
     Unrecorded(String),
@@ -43,10 +47,9 @@ impl From<EngineError> for Obstacle {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Gone(_) | EngineError::Failed(_) => Self::Transient(error.to_string()),
-            // Somebody else has removed or made something in between, such as a `docker prune`.
-            EngineError::NotFound(_) | EngineError::Conflict(_) => {
-                Self::Transient(error.to_string())
-            }
+            // Somebody else has made something in between.
+            EngineError::Conflict(_) => Self::Transient(error.to_string()),
+            EngineError::NotFound(_) => Self::Removed(error.to_string()),
             EngineError::NoSpace(_) => Self::DiskFull(error.to_string()),
             _ => Self::Final(BuildError::Engine(error.to_string())),
         }
@@ -64,7 +67,6 @@ mod tests {
             (EngineError::Gone(why()), true),
             (EngineError::Failed(why()), true),
             (EngineError::Refused(why()), false),
-            (EngineError::NotFound(why()), true),
             (EngineError::Conflict(why()), true),
         ] {
             let obstacle = Obstacle::from(error);

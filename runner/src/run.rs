@@ -1,21 +1,30 @@
-//! One build, from a commit to an outcome: create → checkout → before_start → start → follow.
+//! One build, from a commit to an outcome: create → checkout → before_start → begin → follow.
+//!
+//! The container runs from the moment when it is made, and its first process waits for a word on its
+//! standard input: the hook begins with that.
 //!
 //! Until the hook has started, a failure is an [`Obstacle`] and may be tried again. From then on every
 //! end is an [`Outcome`], and the hook is never started a second time: the container's name is the
 //! lock, and a container that is there already is adopted.
 
-use std::time::SystemTime;
+use std::io;
+use std::time::{Duration, SystemTime};
 
 use shared::build::{BuildError, Outcome, StopReason};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
-use crate::container::{Spec, begin_mark};
-use crate::create::{Begun, Container, create};
-use crate::engine::{Engine, EngineError, Output, Phase};
+use crate::container::Spec;
+use crate::create::{Begun, Container, Waiting, began_at, create};
+use crate::engine::Engine;
 use crate::follow::follow;
 use crate::log::{Log, Sink};
 use crate::obstacle::Obstacle;
 use crate::source::{Source, checkout};
 use crate::stop::Stop;
+
+/// A word to a container takes no longer, or the engine hangs.
+const GO_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Builds a commit, or goes on with a build that an earlier run began, until the hook's end or a
 /// request to stop. `before_start` runs after the checkout and before the hook: its effect is durable
@@ -35,15 +44,13 @@ pub async fn run(
     let building = async {
         let begun = match create(engine, spec, &log, stop).await? {
             Container::Begun(begun) => begun,
-            Container::New { id } => {
+            Container::Waiting(waiting) => {
                 let prepared = async {
-                    checkout(engine, source, &id).await?;
-                    before_start().await?;
-                    // Attached before the start, so that not a byte is missing.
-                    Ok(engine.attach(&id).await?)
+                    checkout(engine, source, &waiting.id).await?;
+                    before_start().await
                 };
-                let output = unless_stopped(stop, prepared).await?;
-                start(engine, &log, id, output).await?
+                unless_stopped(stop, prepared).await?;
+                begin(engine, &log, waiting).await?
             }
         };
         follow(engine, spec, &log, stop, begun).await
@@ -64,42 +71,46 @@ async fn unless_stopped<T>(
     }
 }
 
-/// Starts the hook. Even if the engine answers with an error, the hook may have begun.
-async fn start(
-    engine: &Engine,
-    log: &Log<'_>,
-    id: String,
-    output: Output,
-) -> Result<Begun, Obstacle> {
+/// Tells the hook to begin. Even if the engine answers with an error, it may have begun.
+async fn begin(engine: &Engine, log: &Log<'_>, waiting: Waiting) -> Result<Begun, Obstacle> {
     // That of a hook that ran before, with RERUN_INTERRUPTED=1.
     log.remove().map_err(|error| {
         Obstacle::Transient(format!(
             "failed to remove the log of an earlier run: {error}"
         ))
     })?;
-    if let Err(error) = engine.start(&id).await {
-        let is_gone = matches!(error, EngineError::NotFound(_));
-        let not_begun = is_gone || removed_unbegun(engine, &id).await;
-        return Err(match error.into() {
-            Obstacle::Transient(why) if not_begun => Obstacle::NotStarted(why),
-            obstacle => obstacle,
-        });
-    }
+    let Waiting {
+        id,
+        mut input,
+        output,
+        end_proof,
+    } = waiting;
+    let told = async {
+        input.write_all(b"go\n").await?;
+        input.flush().await
+    };
+    let told = timeout(GO_DEADLINE, told).await.map_err(io::Error::from);
+    let output = match told.flatten() {
+        Ok(()) => Some(output),
+        Err(error) if is_unbegun(engine, &id).await => {
+            return Err(Obstacle::NotStarted(format!(
+                "the Docker engine did not tell the hook to begin: {error}"
+            )));
+        }
+        Err(_) => None,
+    };
     Ok(Begun {
         id,
         at: SystemTime::now(),
-        output: Some(output),
+        output,
+        end_proof,
     })
 }
 
-/// Removes a container whose hook has not begun. True if that worked: a start that comes late finds nothing.
-async fn removed_unbegun(engine: &Engine, id: &str) -> bool {
-    let Ok(found) = engine.inspect(id).await else {
-        return false;
-    };
-    let unmarked = engine.exists(id, &begin_mark(&found)).await;
-    let is_created = found.phase == Phase::Created;
-    is_created && matches!(unmarked, Ok(false)) && engine.remove_idle_container(id).await.is_ok()
+/// Returns true if the hook of a container has not begun, and never will.
+async fn is_unbegun(engine: &Engine, id: &str) -> bool {
+    let looked = async { began_at(engine, &engine.inspect(id).await?).await };
+    matches!(looked.await, Ok(None))
 }
 
 /// Decides the end of a build that may have been stopped: the hook's own end counts, and else the

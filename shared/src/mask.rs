@@ -85,8 +85,8 @@ impl Secrets {
     }
 }
 
-/// What is the same in every base64 text that holds the value: its first and last characters depend on what
-/// stands before and behind.
+/// The characters that all base64 texts have in common that hold the value: the first and the last depend on
+/// its surroundings.
 fn in_base64(value: &[u8]) -> Vec<String> {
     let mut forms = Vec::new();
     for before in 0..3 {

@@ -182,6 +182,32 @@ async fn a_log_is_whole_of_which_the_engine_keeps_only_the_end() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_long_log_outlives_a_killed_service() {
+    let fixture = Fixture::plain().await;
+    let hook = format!(
+        "yes 0123456789abcdef | head --bytes 30000000; {GATE}
+        seq --format 'AFTER %g' 5; echo THE-END"
+    );
+    let setup = fixture.setup(&hook).env("LOG_LIMIT", "1MiB");
+    let mut service = setup.start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    service.kill();
+    service.start_again().await;
+    open_gate(&build).await;
+    let built = fixture.finished(&service, build).await;
+    built.assert_passed();
+    let end = "AFTER 1\nAFTER 2\nAFTER 3\nAFTER 4\nAFTER 5\nTHE-END\n";
+    let log = &built.log;
+    assert!(
+        log.starts_with("0123456789abcdef\n") && log.ends_with(end),
+        "{} bytes: {}",
+        log.len(),
+        &log[log.len().saturating_sub(300)..]
+    );
+}
+
+#[tokio::test]
 async fn a_build_whose_container_vanished_is_run_again_where_that_is_wanted() {
     let fixture = Fixture::plain().await;
     let setup = fixture.setup(&format!("echo ran; {GATE}"));

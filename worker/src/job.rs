@@ -25,6 +25,9 @@ use crate::supersede::Supersession;
 /// The first wait before a commit is tried again; it doubles with every receive.
 const RETRY_DELAY: Duration = Duration::from_secs(15);
 
+/// How often an attempt makes a container anew whose hook has not begun.
+const MAX_REMADE: u32 = 2;
+
 /// Works on deliveries. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -184,7 +187,7 @@ impl Job {
         let mut spec = self.spec(build, commit);
         let sink = Sink::file(log_path(&self.data_dir, id));
         let mut patience = Patience::default();
-        let (mut made_room, mut pulled) = (false, false);
+        let (mut made_room, mut pulled, mut remade) = (false, false, 0);
         if stop.reason().is_none() && !spec.may_have_begun {
             self.announce(build, attempt.receives > 1).await?;
             tracing::info!(build = %id, repo = %build.request.repo, %commit, "building");
@@ -205,7 +208,15 @@ impl Job {
                 }
                 Err(Obstacle::NotStarted(why)) => {
                     self.ledger.did_not_start(id).await.map_err(unrecorded)?;
-                    return Err(Obstacle::Transient(why));
+                    if remade == MAX_REMADE {
+                        return Err(Obstacle::Transient(why));
+                    }
+                    tracing::warn!(build = %id, why, "the hook did not begin; making its container anew");
+                    remade += 1;
+                }
+                Err(Obstacle::Removed(why)) if remade < MAX_REMADE => {
+                    tracing::warn!(build = %id, why, "the container was removed; making it anew");
+                    remade += 1;
                 }
                 Err(Obstacle::NoImage) if !pulled => {
                     slot.lend_while(self.pull()).await?;

@@ -162,6 +162,7 @@ mod tests {
             started_at: None,
             exit_code: 0,
             oom_killed: false,
+            waits_for_go: false,
         };
         let unix = |socket: &str| EngineConfig::Unix {
             socket: socket.into(),

@@ -1,5 +1,4 @@
-//! Who may be connected: as many peers as there are seats. When all are taken, a new peer takes the seat of
-//! one that has proved nothing.
+//! The seats of connections. When all are taken, a new peer takes the seat of one that has proved nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +12,7 @@ use tracing::warn;
 
 use crate::verify::Proven;
 
-/// The log says this often at most how many peers have lost their seats.
+/// The shortest time between two lines in the log about peers that lost their seats.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// All seats. Clones share them.
@@ -31,7 +30,7 @@ struct Shared {
 struct State {
     taken: HashMap<u64, Occupant>,
     next: u64,
-    /// Those that lost their seats since the log told of it.
+    /// The peers that lost their seats since the last line in the log.
     turned_away: u64,
     reported_at: Option<Instant>,
 }
@@ -39,7 +38,7 @@ struct State {
 #[derive(Debug)]
 struct Occupant {
     address: IpAddr,
-    /// Since when it has done nothing that proves its right.
+    /// The time since which it has proved nothing.
     unproven_since: Instant,
     proof: Proven,
     turned_away: CancellationToken,

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -15,6 +16,9 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +29,9 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The output of a container, standard output and standard error in order.
 pub(crate) type Output = BoxStream<'static, Result<Bytes>>;
+
+/// The standard input of a container. It is closed when this is dropped together with the output.
+pub(crate) type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// A container, as the engine knows it.
 #[derive(Debug, Clone)]
@@ -49,6 +56,8 @@ pub struct ContainerInfo {
     pub exit_code: i64,
     /// True if the kernel killed a process of it for want of memory.
     pub oom_killed: bool,
+    /// True if its first process waits for a word on its standard input, and ends without one.
+    pub waits_for_go: bool,
 }
 
 /// The phase of a container's life.
@@ -102,6 +111,16 @@ impl Engine {
     /// Looks for a path in a container, running or not. This costs the engine a tenth of packing it
     /// to be read.
     pub(crate) async fn exists(&self, container: &str, path: &str) -> Result<bool> {
+        Ok(self.written_at(container, path).await?.is_some())
+    }
+
+    /// The time at which a file in a container was last written, by the clock of the engine's host;
+    /// nothing if there is none.
+    pub(crate) async fn written_at(
+        &self,
+        container: &str,
+        path: &str,
+    ) -> Result<Option<SystemTime>> {
         let options = ContainerArchiveInfoOptionsBuilder::default()
             .path(path)
             .build();
@@ -109,21 +128,22 @@ impl Engine {
             .docker
             .get_container_archive_info(container, Some(options));
         match in_time(found).await {
-            Ok(_) => Ok(true),
-            Err(EngineError::NotFound(_)) => Ok(false),
+            Ok(file) => Ok(Some(time(file.modification_time).unwrap_or(UNIX_EPOCH))),
+            Err(EngineError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Follows the output of a container from now on; attached before the start, that is all of it.
-    pub(crate) async fn attach(&self, container: &str) -> Result<Output> {
+    pub(crate) async fn attach(&self, container: &str) -> Result<(Input, Output)> {
         let options = AttachContainerOptionsBuilder::default()
             .stream(true)
+            .stdin(true)
             .stdout(true)
             .stderr(true)
             .build();
         let attached = in_time(self.docker.attach_container(container, Some(options))).await?;
-        Ok(frames(attached.output))
+        Ok((attached.input, frames(attached.output)))
     }
 
     /// The output of a container since it was made, and until it ends. The engine may let go before
@@ -163,6 +183,11 @@ impl Engine {
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::default().t(seconds).build();
         in_time(self.docker.stop_container(container, Some(options))).await
+    }
+
+    /// Ends a container at once (KILL). One that does not run is no error.
+    pub(crate) async fn kill(&self, container: &str) -> Result<()> {
+        self.stop(container, Duration::ZERO).await
     }
 
     /// Waits until a container does not run.
@@ -215,6 +240,7 @@ impl Engine {
             finished_at: time(state.finished_at),
             exit_code: state.exit_code.unwrap_or_default(),
             oom_killed: state.oom_killed.unwrap_or_default(),
+            waits_for_go: config.stdin_once.unwrap_or_default(),
         })
     }
 }
@@ -234,5 +260,6 @@ async fn stall(mut moved: watch::Receiver<()>) {
 
 /// A time as the engine tells it; that of what never was is in the year 1.
 fn time(told: Option<String>) -> Option<SystemTime> {
-    humantime::parse_rfc3339(&told?).ok()
+    let time = OffsetDateTime::parse(&told?, &Rfc3339).ok()?;
+    (time > OffsetDateTime::UNIX_EPOCH).then(|| time.into())
 }

@@ -19,8 +19,8 @@ use shared::config::{ConfigError, EngineConfig, RegistryLogin};
 use tokio::time::timeout;
 
 pub use self::connection::Mismatch;
-pub(crate) use self::containers::Output;
 pub use self::containers::{ContainerInfo, Phase};
+pub(crate) use self::containers::{Input, Output};
 pub use self::objects::{Labelled, NamelessImage};
 pub use self::volumes::NamelessVolumes;
 

@@ -1,13 +1,13 @@
 //! The end of a build container, and its meaning.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
-use shared::build::{BuildError, Outcome};
+use shared::build::{BuildError, Outcome, StopReason};
 use shared::config::HookConfig;
 
+use super::Follower;
 use crate::container;
-use crate::engine::{ContainerInfo, Engine, EngineError, Phase};
+use crate::engine::{EngineError, Phase};
 
 /// The facts about a build container that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(super) struct Ending {
 /// The wrapper's proof that the hook came to its end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
-    /// The end mark of this very exit code.
-    Mark,
+    /// The end mark of this very exit code, or the last bytes of the log.
+    End,
     /// None: the container was stopped, or the disk is full.
     None,
     /// None: the hook has removed the directory of the marks.
@@ -35,46 +35,72 @@ enum Proof {
 /// The exit codes that a shell makes of no signal and of no command that it cannot run.
 const OWN_CODES: RangeInclusive<i64> = 1..=125;
 
-impl Ending {
-    /// Looks at a container, which was stopped at its deadline or not; nothing if it still runs.
+/// A look at a container whose hook was told to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It runs.
+    Running,
+    /// It has ended, and the hook had not begun.
+    Unbegun {
+        /// The exit code that the engine reports.
+        exit_code: i64,
+    },
+    /// It has ended.
+    Ended(Ending),
+}
+
+impl End {
+    /// Looks at the container of a build. One that is gone may have left the proof of its hook's end in
+    /// the log; whether the kernel killed a process of it is not known then.
     ///
     /// # Errors
-    /// The container is gone, or the engine does not answer.
-    pub(super) async fn of(
-        engine: &Engine,
-        container: &str,
-        at_deadline: bool,
-        timeout: Duration,
-    ) -> Result<Option<Self>, EngineError> {
-        let found = engine.inspect(container).await?;
-        if found.phase == Phase::Running {
-            return Ok(None);
-        }
-        let proof = if engine
-            .exists(container, &container::end_mark(&found))
-            .await?
-        {
-            Proof::Mark
-        } else if engine
-            .exists(container, container::marks_dir(&found))
-            .await?
-        {
-            Proof::None
-        } else {
-            Proof::Removed
+    /// The container is gone without such a proof, or the engine does not answer.
+    pub(super) async fn of(build: &Follower<'_>) -> Result<Self, EngineError> {
+        let (engine, container) = (build.engine, build.container);
+        let told = build.log.end_code();
+        let found = match (engine.inspect(container).await, told) {
+            (Err(EngineError::NotFound(_)), Some(exit_code)) => {
+                return Ok(Self::Ended(Ending {
+                    proof: Proof::End,
+                    exit_code,
+                    oom_killed: false,
+                    timed_out: false,
+                }));
+            }
+            (found, _) => found?,
         };
-        let marked = proof == Proof::Mark;
+        let exit_code = found.exit_code;
+        if found.phase == Phase::Running {
+            return Ok(Self::Running);
+        }
+        let has = async |mark: &str| engine.exists(&found.id, mark).await;
+        let proof = if told == Some(exit_code) || has(&container::end_mark(&found)).await? {
+            Proof::End
+        } else if !has(container::marks_dir(&found)).await? {
+            Proof::Removed
+        } else if found.waits_for_go && !has(&container::begin_mark(&found)).await? {
+            return Ok(Self::Unbegun { exit_code });
+        } else {
+            Proof::None
+        };
+        let is_proven = proof == Proof::End;
+        let at_deadline = build.stop.reason() == Some(&StopReason::Deadline);
         // The worker that stopped it may have been killed meanwhile.
-        let over_time = ran_for(&found).is_some_and(|time| time >= timeout);
-        Ok(Some(Self {
+        let ran_for = found
+            .finished_at
+            .map(|at| at.duration_since(build.began_at));
+        let over_time = matches!(ran_for, Some(Ok(time)) if time >= build.spec.hook.timeout);
+        Ok(Self::Ended(Ending {
             proof,
-            exit_code: found.exit_code,
+            exit_code,
             oom_killed: found.oom_killed,
-            // A hook that was stopped leaves no mark: with one, it ended unseen before.
-            timed_out: !marked && (at_deadline || over_time),
+            // A hook that was stopped proves nothing: with a proof, it ended unseen before.
+            timed_out: !is_proven && (at_deadline || over_time),
         }))
     }
+}
 
+impl Ending {
     /// Decides the outcome.
     ///
     /// Success needs the end mark: an engine that is stopped in the middle of a build reports
@@ -106,17 +132,14 @@ impl Ending {
     }
 }
 
-/// The time that it ran, by the engine's clock.
-fn ran_for(ended: &ContainerInfo) -> Option<Duration> {
-    ended.finished_at?.duration_since(ended.started_at?).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const CLEAN: Ending = Ending {
-        proof: Proof::Mark,
+        proof: Proof::End,
         exit_code: 0,
         oom_killed: false,
         timed_out: false,

@@ -10,7 +10,7 @@ use shared::build::{BuildError, Outcome, StopReason};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::ending::Ending;
+use self::ending::End;
 use crate::container::Spec;
 use crate::create::Begun;
 use crate::engine::{Engine, EngineError, Output, Phase};
@@ -52,6 +52,8 @@ pub(crate) async fn follow(
         log,
         stop,
         container: &begun.id,
+        end_proof: begun.end_proof.as_deref(),
+        began_at: begun.at,
         deadline: deadline(begun.at, spec.hook.timeout),
         is_ours: begun.output.is_some() || spec.may_have_begun,
     };
@@ -79,8 +81,8 @@ async fn left(stop: &Stop) -> StopReason {
     }
 }
 
-fn deadline(started_at: SystemTime, timeout: Duration) -> Instant {
-    let ran_for = started_at.elapsed().unwrap_or_default();
+fn deadline(began_at: SystemTime, timeout: Duration) -> Instant {
+    let ran_for = began_at.elapsed().unwrap_or_default();
     Instant::now() + timeout.saturating_sub(ran_for)
 }
 
@@ -92,6 +94,10 @@ struct Follower<'a> {
     stop: &'a Stop,
     /// Its id.
     container: &'a str,
+    /// What the log ends with if the hook came to its end by itself, see [`crate::container::end_proof`].
+    end_proof: Option<&'a str>,
+    /// When the hook began.
+    began_at: SystemTime,
     deadline: Instant,
     /// True if this worker has started the hook; else another one on this engine has, and may be at
     /// work on it.
@@ -113,12 +119,17 @@ impl Follower<'_> {
                 Err(error) => return Ok(self.without_log(error).await),
             };
             match self.ending().await {
-                Ok(Some(ending)) => {
+                Ok(End::Ended(ending)) => {
                     self.complete_log(from_log || cut).await;
                     return Ok(ending.outcome(&self.spec.hook));
                 }
+                Ok(End::Unbegun { exit_code }) => {
+                    return Err(Obstacle::NotStarted(format!(
+                        "the build container ended before the hook began (exit code {exit_code})"
+                    )));
+                }
                 // The connection to the engine broke, the container did not.
-                Ok(None) => {}
+                Ok(End::Running) => {}
                 Err(EngineError::NotFound(_)) if !self.is_ours => {
                     return Err(Obstacle::Transient(
                         "another worker was at work on it as well".to_owned(),
@@ -147,7 +158,7 @@ impl Follower<'_> {
     /// The log cannot be begun, or did not fit on its disk: the build is not reported as if nothing
     /// was missing.
     async fn record(&self, output: &mut Output) -> Result<bool, LogError> {
-        let mut recorder = self.log.record()?;
+        let mut recorder = self.log.record(self.end_proof)?;
         let cut = self.drain(&mut recorder, output).await;
         match recorder.finish().await {
             Ok(()) => Ok(cut),
@@ -205,17 +216,15 @@ impl Follower<'_> {
         found.is_ok_and(|container| container.phase == Phase::Exited)
     }
 
-    /// Finds out how the container ended; nothing if it still runs.
-    async fn ending(&self) -> Result<Option<Ending>, EngineError> {
-        let at_deadline = self.stop.reason() == Some(&StopReason::Deadline);
+    /// Finds out how the container ended.
+    async fn ending(&self) -> Result<End, EngineError> {
         let give_up = self.deadline.max(Instant::now()) + ENGINE_PATIENCE;
-        let hook = &self.spec.hook;
         loop {
-            match Ending::of(self.engine, self.container, at_deadline, hook.timeout).await {
+            match End::of(self).await {
                 Err(EngineError::Gone(_) | EngineError::Failed(_)) if Instant::now() < give_up => {
                     sleep(ENGINE_RETRY).await
                 }
-                ending => return ending,
+                end => return end,
             }
         }
     }
@@ -227,10 +236,11 @@ impl Follower<'_> {
         BuildError::from(error).into()
     }
 
-    /// Records the engine's copy of the log, if the recording lacks its end. On a full disk nothing
-    /// more is written.
+    /// Records the engine's copy of the log, if the recording may lack its end: it has no proof of it. On a
+    /// full disk nothing more is written.
     async fn complete_log(&self, may_lack_end: bool) {
-        if matches!(self.stop.reason(), Some(StopReason::DiskFull { .. })) {
+        let is_full = matches!(self.stop.reason(), Some(StopReason::DiskFull { .. }));
+        if is_full || self.log.end_code().is_some() {
             return;
         }
         if may_lack_end {
@@ -266,7 +276,7 @@ impl Follower<'_> {
             tracing::warn!(build = self.container, %cause, "the log is incomplete");
         };
         self.log.set_aside();
-        let mut recorder = match self.log.record() {
+        let mut recorder = match self.log.record(self.end_proof) {
             Ok(recorder) => recorder,
             Err(error) => return incomplete(&error),
         };

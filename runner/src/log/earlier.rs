@@ -34,6 +34,14 @@ pub(crate) fn set_aside(path: &Path, limit_bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Removes the recording that was set aside.
+///
+/// # Errors
+/// The file system refuses.
+pub(super) fn discard(path: &Path) -> io::Result<()> {
+    none_is_fine(fs::remove_file(earlier(path)))
+}
+
 /// Puts back the recording that was set aside, if it holds more than the one made since; else removes
 /// it. A log that has reached its limit holds no less than any other. A recording that is put back says
 /// that it is cut if its end was not seen.
@@ -43,8 +51,12 @@ pub(crate) fn set_aside(path: &Path, limit_bytes: u64) -> io::Result<()> {
 pub(crate) fn keep_longer(path: &Path, limit_bytes: u64, end_was_seen: bool) -> io::Result<()> {
     let earlier = earlier(path);
     let recorded_bytes = size(path)?;
-    if size(&earlier)? <= recorded_bytes || recorded_bytes >= limit_bytes {
-        return none_is_fine(fs::remove_file(earlier));
+    let earlier_bytes = size(&earlier)?;
+    // The head of an earlier recording at its limit stands in this one, and its end is not the log's.
+    let head_bytes = limit_bytes / 2 + GAP.len() as u64;
+    let has_the_end = earlier_bytes >= limit_bytes && recorded_bytes > head_bytes;
+    if earlier_bytes <= recorded_bytes || recorded_bytes >= limit_bytes || has_the_end {
+        return discard(path);
     }
     if !end_was_seen {
         let mut log = OpenOptions::new().append(true).open(&earlier)?;
@@ -140,25 +152,25 @@ mod tests {
 
     /// The log that is kept in the end, from what was stored before and the chunks that the engine has.
     fn joined(before: &str, again: &[&str]) -> String {
-        joined_if(false, before, again)
+        joined_if(false, LIMIT_BYTES, before, again)
     }
 
-    fn joined_if(end_was_seen: bool, before: &str, again: &[&str]) -> String {
+    fn joined_if(end_was_seen: bool, limit_bytes: u64, before: &str, again: &[&str]) -> String {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("build.log");
         fs::write(&path, before).expect("written");
         // A connection may break more than once.
         for _ in 0..2 {
-            set_aside(&path, LIMIT_BYTES).expect("set aside");
-            let mut splice = Splice::onto(&earlier(&path), LIMIT_BYTES).expect("readable");
-            let mut file = CappedFile::create(&path, LIMIT_BYTES).expect("created");
+            set_aside(&path, limit_bytes).expect("set aside");
+            let mut splice = Splice::onto(&earlier(&path), limit_bytes).expect("readable");
+            let mut file = CappedFile::create(&path, limit_bytes).expect("created");
             for chunk in again {
                 splice.push(chunk.as_bytes(), &mut file).expect("written");
             }
             splice.finish(&mut file).expect("written");
             file.finish().expect("written");
         }
-        keep_longer(&path, LIMIT_BYTES, end_was_seen).expect("kept");
+        keep_longer(&path, limit_bytes, end_was_seen).expect("kept");
         let files = fs::read_dir(directory.path()).expect("listed").count();
         assert_eq!(files, 1);
         fs::read_to_string(&path).expect("read")
@@ -192,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_log_whose_end_was_seen_is_not_said_to_be_cut() {
-        assert_eq!(joined_if(true, "one two", &["one"]), "one two");
-        assert_eq!(joined_if(true, "one", &["one two"]), "one two");
+        assert_eq!(joined_if(true, LIMIT_BYTES, "one two", &["one"]), "one two");
+        assert_eq!(joined_if(true, LIMIT_BYTES, "one", &["one two"]), "one two");
     }
 
     #[test]
@@ -213,6 +225,14 @@ mod tests {
         assert_eq!(stored, written);
         let files = fs::read_dir(directory.path()).expect("listed").count();
         assert_eq!(files, 1);
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_kept_though_less_of_it_is_left() {
+        let before = "a".repeat(500) + &"b".repeat(600);
+        let gap = "\n[compose-ci: the engine lost a part of the log here]\n";
+        let kept = format!("{}{gap}the reason", "a".repeat(500));
+        assert_eq!(joined_if(false, 1000, &before, &["the reason"]), kept);
     }
 
     #[test]

@@ -5,13 +5,14 @@
 
 mod capped;
 mod earlier;
+mod proof;
 mod recorder;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use shared::mask::Masker;
 pub use shared::mask::Secrets;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::stop::Stop;
 
+use self::proof::ProofFilter;
 pub(crate) use self::recorder::{LogError, Recorder};
 use self::recorder::{Target, Writer};
 
@@ -75,6 +77,8 @@ pub(crate) struct Log<'a> {
     stop: &'a Stop,
     /// The bytes that have reached standard output.
     printed_bytes: Arc<AtomicU64>,
+    /// The exit code that the proof of the hook's end names.
+    end_code: Arc<OnceLock<i64>>,
     writers: TaskTracker,
 }
 
@@ -92,16 +96,17 @@ impl<'a> Log<'a> {
             secrets,
             stop,
             printed_bytes: Arc::default(),
+            end_code: Arc::default(),
             writers: TaskTracker::new(),
         }
     }
 
     /// Begins a recording, in place of the last one. If an earlier one was set aside, the two are put
-    /// together.
+    /// together. The proof of the hook's end is taken out.
     ///
     /// # Errors
     /// The file cannot be made, or the earlier recording cannot be read.
-    pub(crate) fn record(&self) -> Result<Recorder, LogError> {
+    pub(crate) fn record(&self, end_proof: Option<&str>) -> Result<Recorder, LogError> {
         let mut targets = Vec::new();
         if let Some(path) = self.file() {
             targets.push(Target::file(path, self.limit_bytes)?);
@@ -109,8 +114,14 @@ impl<'a> Log<'a> {
         if self.sink.stdout {
             targets.push(Target::stdout(&self.printed_bytes));
         }
-        let writer = Writer::new(targets, self.secrets.clone(), self.stop.clone());
+        let proof = end_proof.map(|begin| ProofFilter::new(begin, Arc::clone(&self.end_code)));
+        let writer = Writer::new(targets, proof, self.secrets.clone(), self.stop.clone());
         Ok(Recorder::start(writer, &self.writers))
+    }
+
+    /// The exit code of the hook, once a recording has come to its end.
+    pub(crate) fn end_code(&self) -> Option<i64> {
+        self.end_code.get().copied()
     }
 
     /// Waits until every recording has reached its end, also one that was dropped.
@@ -128,10 +139,15 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// Keeps the longer one of the recording and of the one that was set aside.
+    /// Keeps the longer one of the recording and of the one that was set aside. One that has come to the
+    /// hook's end is kept in any case.
     pub(crate) fn keep_longer(&self, end_was_seen: bool) {
+        let keep = |path: &Path| match self.end_code() {
+            Some(_) => earlier::discard(path),
+            None => earlier::keep_longer(path, self.limit_bytes, end_was_seen),
+        };
         if let Some(path) = self.file()
-            && let Err(error) = earlier::keep_longer(path, self.limit_bytes, end_was_seen)
+            && let Err(error) = keep(path)
         {
             tracing::warn!(?path, %error, "failed to keep the longer log; it may lack its end");
         }
@@ -209,7 +225,7 @@ mod tests {
         let values: Vec<_> = secrets.iter().map(|text| (*text).into()).collect();
         let (secrets, stop) = (Secrets::new(&values), Stop::default());
         let log = Log::new(&sink, limit_bytes, &secrets, &stop);
-        let mut recorder = log.record().expect("created");
+        let mut recorder = log.record(None).expect("created");
         let chunks: Vec<_> = chunks
             .iter()
             .map(|text| Ok(Bytes::copy_from_slice(text.as_bytes())))
@@ -284,7 +300,7 @@ mod tests {
         let path = directory.path().join("build.log");
         let (sink, secrets, stop) = (Sink::file(&path), Secrets::new(&[]), Stop::default());
         let log = Log::new(&sink, 20, &secrets, &stop);
-        let mut recorder = log.record().expect("created");
+        let mut recorder = log.record(None).expect("created");
         let chunk = Bytes::from_static(b"0123456789abcdef");
         let mut output = stream::iter([Ok(chunk)]).boxed();
         recorder.take(&mut output).await.expect("taken");
@@ -297,7 +313,7 @@ mod tests {
     async fn full_disk_requests_a_stop() {
         let (sink, secrets, stop) = (Sink::file("/dev/full"), Secrets::new(&[]), Stop::default());
         let log = Log::new(&sink, 1000, &secrets, &stop);
-        let mut recorder = log.record().expect("it can be opened");
+        let mut recorder = log.record(None).expect("it can be opened");
         let mut output = stream::iter([Ok(Bytes::from_static(b"text"))]).boxed();
         recorder.take(&mut output).await.expect("taken");
         let error = recorder.finish().await.expect_err("it is full");

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::capped::CappedFile;
 use super::earlier::{Splice, earlier};
+use super::proof::ProofFilter;
 use crate::engine::{EngineError, Output};
 use crate::stop::Stop;
 
@@ -87,15 +88,22 @@ impl Recorder {
 pub(super) struct Writer {
     /// Those that have not failed.
     targets: Vec<Target>,
+    proof: Option<ProofFilter>,
     masker: Masker,
     stop: Stop,
     result: Result<(), LogError>,
 }
 
 impl Writer {
-    pub(super) fn new(targets: Vec<Target>, secrets: Secrets, stop: Stop) -> Self {
+    pub(super) fn new(
+        targets: Vec<Target>,
+        proof: Option<ProofFilter>,
+        secrets: Secrets,
+        stop: Stop,
+    ) -> Self {
         Self {
             targets,
+            proof,
             masker: Masker::new(secrets),
             stop,
             result: Ok(()),
@@ -105,6 +113,10 @@ impl Writer {
     fn write_all(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<(), LogError> {
         let mut masked = Vec::new();
         while let Some(chunk) = chunks.blocking_recv() {
+            let chunk = match &mut self.proof {
+                Some(proof) => proof.push(chunk),
+                None => chunk,
+            };
             self.masker
                 .push(&chunk, |bytes| masked.extend_from_slice(bytes));
             self.each_target(|target| target.write(&masked));
@@ -112,6 +124,11 @@ impl Writer {
             if chunks.is_empty() {
                 self.each_target(Target::flush);
             }
+        }
+        if let Some(proof) = self.proof.take() {
+            let held = proof.finish();
+            self.masker
+                .push(&held, |bytes| masked.extend_from_slice(bytes));
         }
         self.masker.finish(|bytes| masked.extend_from_slice(bytes));
         self.each_target(|target| target.write(&masked));

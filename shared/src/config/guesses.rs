@@ -1,5 +1,5 @@
-//! Which variables of the service are secret besides its own settings: their names and values tell, and a person
-//! corrects it.
+//! The variables that are secret besides the service's own settings: guessed by name and value, and corrected by
+//! a person.
 
 /// The last words of names whose values are secret. Before `KEY` another one must stand: a key may be one of
 /// a cache.
