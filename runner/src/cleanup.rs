@@ -8,7 +8,6 @@ use shared::build::BuildId;
 use crate::container::{
     self, COMPOSE_CONTAINER_LABEL, COMPOSE_PROJECT_LABEL, KEEP_LABEL, is_named_by_compose,
 };
-use crate::create::began_at;
 use crate::engine::{Engine, EngineError, Labelled};
 
 /// The knowledge about a build's objects that no label of theirs tells.
@@ -76,7 +75,7 @@ pub async fn remove_checkout(engine: &Engine, build: BuildId) -> Result<(), Engi
 pub async fn remove_prepared(engine: &Engine, build: BuildId) -> Result<(), EngineError> {
     match engine.inspect(&build.to_string()).await {
         Ok(container) if !container::is_of(build, &container.labels) => {}
-        Ok(container) => match began_at(engine, &container).await {
+        Ok(container) => match container::began_at(engine, &container).await {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => engine.remove_idle_container(&container.id).await?,
             Err(EngineError::NotFound(_)) => {}

@@ -1,7 +1,9 @@
-//! The build container: its settings are data, made by one function and tested without an engine.
+//! The build container: its settings are data, made by one function and tested without an engine; and
+//! the marks in it, which tell whether its hook has begun and how it ended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
@@ -12,7 +14,7 @@ use shared::build::{BuildId, BuildRequest, CommitSha, GitRef};
 use shared::config::HookConfig;
 use uuid::Uuid;
 
-use crate::engine::ContainerInfo;
+use crate::engine::{ContainerInfo, Engine, EngineError, Phase};
 use crate::log::Secrets;
 use crate::registry;
 
@@ -275,6 +277,30 @@ pub(crate) fn end_mark(container: &ContainerInfo) -> String {
 /// The path of the mark that the hook of a container has begun.
 pub(crate) fn begin_mark(container: &ContainerInfo) -> String {
     format!("{}.begun", mark(container))
+}
+
+/// Finds out when the hook of a container began; nothing if it has not. A container that still waits for
+/// its go is ended first, so that the answer holds.
+///
+/// # Errors
+/// The container is gone, or the engine does not answer.
+pub(crate) async fn began_at(
+    engine: &Engine,
+    found: &ContainerInfo,
+) -> Result<Option<SystemTime>, EngineError> {
+    let mark = begin_mark(found);
+    let marked = engine.written_at(&found.id, &mark).await?;
+    match found.phase {
+        Phase::Running if marked.is_none() && found.waits_for_go => {
+            engine.kill(&found.id).await?;
+            engine.written_at(&found.id, &mark).await
+        }
+        // An older version made it, whose hooks began with the container.
+        Phase::Running | Phase::Exited if !found.waits_for_go => {
+            Ok(Some(found.started_at.unwrap_or_else(SystemTime::now)))
+        }
+        _ => Ok(marked),
+    }
 }
 
 /// The directory of a container's marks.

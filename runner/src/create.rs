@@ -6,7 +6,7 @@ use shared::build::BuildError;
 use uuid::Uuid;
 
 use crate::container::{self, Spec};
-use crate::engine::{ContainerInfo, Engine, EngineError, Input, Output, Phase};
+use crate::engine::{Engine, EngineError, Input, Output, Phase};
 use crate::log::Log;
 use crate::obstacle::Obstacle;
 use crate::stop::Stop;
@@ -147,7 +147,7 @@ async fn adopt(engine: &Engine, spec: &Spec) -> Result<Option<Begun>, Obstacle> 
     if !container::is_of(spec.request.id, &found.labels) {
         return Err(Obstacle::Final(BuildError::NameTaken { name }));
     }
-    let Some(at) = began_at(engine, &found).await? else {
+    let Some(at) = container::began_at(engine, &found).await? else {
         if spec.may_have_begun && !spec.hook.rerun_interrupted {
             return Err(Obstacle::NotBegun);
         }
@@ -170,28 +170,4 @@ async fn adopt(engine: &Engine, spec: &Spec) -> Result<Option<Begun>, Obstacle> 
         end_proof: container::nonce(&found).map(container::end_proof),
         id: found.id,
     }))
-}
-
-/// Finds out when the hook of a container began; nothing if it has not. A container that still waits for
-/// its go is ended first, so that the answer holds.
-///
-/// # Errors
-/// The container is gone, or the engine does not answer.
-pub(crate) async fn began_at(
-    engine: &Engine,
-    found: &ContainerInfo,
-) -> Result<Option<SystemTime>, EngineError> {
-    let mark = container::begin_mark(found);
-    let marked = engine.written_at(&found.id, &mark).await?;
-    match found.phase {
-        Phase::Running if marked.is_none() && found.waits_for_go => {
-            engine.kill(&found.id).await?;
-            engine.written_at(&found.id, &mark).await
-        }
-        // An older version made it, whose hooks began with the container.
-        Phase::Running | Phase::Exited if !found.waits_for_go => {
-            Ok(Some(found.started_at.unwrap_or_else(SystemTime::now)))
-        }
-        _ => Ok(marked),
-    }
 }

@@ -14,8 +14,8 @@ use shared::build::{BuildError, Outcome, StopReason};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::container::Spec;
-use crate::create::{Begun, Container, Waiting, began_at, create};
+use crate::container::{self, Spec};
+use crate::create::{Begun, Container, Waiting, create};
 use crate::engine::Engine;
 use crate::follow::follow;
 use crate::log::{Log, Sink};
@@ -109,7 +109,7 @@ async fn begin(engine: &Engine, log: &Log<'_>, waiting: Waiting) -> Result<Begun
 
 /// Returns true if the hook of a container has not begun, and never will.
 async fn is_unbegun(engine: &Engine, id: &str) -> bool {
-    let looked = async { began_at(engine, &engine.inspect(id).await?).await };
+    let looked = async { container::began_at(engine, &engine.inspect(id).await?).await };
     matches!(looked.await, Ok(None))
 }
 

@@ -238,6 +238,13 @@ async fn what_cannot_be_removed_yet_is_removed_soon_afterwards() {
     fixture.assert_nothing_left(&build).await;
 }
 
+/// What a terminal shows of an output that ends with the proof of its end.
+fn shown(output: &str) -> &str {
+    let (shown, proof) = output.split_once("\x1b]compose-ci;").expect("a proof");
+    assert!(proof.ends_with(";0\x07"), "{proof:?}");
+    shown
+}
+
 #[tokio::test]
 async fn garbage_collect_0_keeps_everything_for_a_person_to_look_at() {
     let fixture = project_with_tests("").await;
@@ -257,8 +264,9 @@ async fn garbage_collect_0_keeps_everything_for_a_person_to_look_at() {
     fixture.github.wait_for_end(&fixture.sha, DEADLINE).await;
 
     assert_eq!(log(&service, &build), "the log\n");
-    assert_eq!(docker(&["logs", &build]).await, "the log\n");
-    assert_eq!(docker(&["start", "--attach", &build]).await, "the log\n");
+    assert_eq!(shown(&docker(&["logs", &build]).await), "the log\n");
+    let started_again = docker(&["start", "--attach", &build]).await;
+    assert_eq!(shown(&started_again), "the log\n");
     let here = tempfile::tempdir().expect("a directory");
     let here = here.path().display().to_string();
     docker(&["cp", &format!("{build}:/tarball"), &here]).await;

@@ -31,3 +31,4 @@ mod aws;
 mod registry;
 mod image;
 mod own_repository;
+mod prunes;

@@ -68,5 +68,5 @@ async fn a_hook_that_removes_our_directory_keeps_its_exit_code() {
     let told = ending(BASE, "rm -rf /.compose-ci; exit 3").await;
     assert_eq!(told, "failed with exit code 3 after …");
     let told = ending(BASE, "rm -rf /.compose-ci; exit 0").await;
-    insta::assert_snapshot!(told, @"error: the hook's end is not proven (container exit code 0, /.compose-ci was removed)");
+    assert_eq!(told, "passed in …");
 }
