@@ -19,7 +19,7 @@ mod run;
 pub use container::Spec;
 pub use engine::{Engine, EngineError};
 pub use log::{Secrets, Sink};
-pub use obstacle::Obstacle;
+pub use obstacle::{Ended, Obstacle};
 pub use run::run;
 pub use source::Source;
 pub use stop::Stop;

@@ -1,8 +1,29 @@
-//! The reasons why a hook could not be started, or not be followed to its end.
+//! The result of a run: the end of the build, or the reason why the hook could not be started, or not be
+//! followed to its end.
 
-use shared::build::{BuildError, StopReason};
+use std::time::Duration;
+
+use shared::build::{BuildError, Outcome, StopReason};
 
 use crate::engine::EngineError;
+
+/// The end of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long the hook ran, if that is known.
+    pub ran_for: Option<Duration>,
+}
+
+impl<T: Into<Outcome>> From<T> for Ended {
+    fn from(outcome: T) -> Self {
+        Self {
+            outcome: outcome.into(),
+            ran_for: None,
+        }
+    }
+}
 
 /// Why a build has no outcome. Retry or fail is chosen where the cause is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -19,7 +19,7 @@ use crate::create::{Begun, Container, Waiting, create};
 use crate::engine::Engine;
 use crate::follow::follow;
 use crate::log::{Log, Sink};
-use crate::obstacle::Obstacle;
+use crate::obstacle::{Ended, Obstacle};
 use crate::source::{Source, checkout};
 use crate::stop::Stop;
 
@@ -39,7 +39,7 @@ pub async fn run(
     sink: &Sink,
     stop: &Stop,
     before_start: impl AsyncFnOnce() -> Result<(), Obstacle>,
-) -> Result<Outcome, Obstacle> {
+) -> Result<Ended, Obstacle> {
     let log = Log::new(sink, spec.hook.log_limit_bytes, &spec.secrets, stop);
     let building = async {
         let begun = match create(engine, spec, &log, stop).await? {
@@ -115,22 +115,19 @@ async fn is_unbegun(engine: &Engine, id: &str) -> bool {
 
 /// Decides the end of a build that may have been stopped: the hook's own end counts, and else the
 /// reason.
-fn conclude(
-    built: Result<Outcome, Obstacle>,
-    spec: &Spec,
-    stop: &Stop,
-) -> Result<Outcome, Obstacle> {
+fn conclude(built: Result<Ended, Obstacle>, spec: &Spec, stop: &Stop) -> Result<Ended, Obstacle> {
     match (built, stop.reason()) {
         (built, None) => built,
-        (Ok(own), Some(_)) if own.is_the_hooks_own() => Ok(own),
+        (Ok(own), Some(_)) if own.outcome.is_the_hooks_own() => Ok(own),
         // The container's end has been judged by it.
-        (Ok(outcome), Some(StopReason::Deadline)) => Ok(outcome),
+        (Ok(ended), Some(StopReason::Deadline)) => Ok(ended),
         (_, Some(reason)) => match reason.clone() {
             StopReason::Deadline => Ok(Outcome::TimedOut {
                 timeout_s: spec.hook.timeout.as_secs(),
-            }),
-            StopReason::Superseded { by } => Ok(Outcome::Superseded { by }),
-            StopReason::Cancelled { by } => Ok(Outcome::Cancelled { by }),
+            }
+            .into()),
+            StopReason::Superseded { by } => Ok(Outcome::Superseded { by }.into()),
+            StopReason::Cancelled { by } => Ok(Outcome::Cancelled { by }.into()),
             StopReason::DiskFull { lack } => Ok(BuildError::DiskFull(lack).into()),
             reason @ (StopReason::LeaseLost | StopReason::Shutdown) => {
                 Err(Obstacle::Stopped(reason))

@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bollard::query_parameters::LogsOptionsBuilder;
+use bytes::Bytes;
 use compose_ci_runner::cleanup::{self, InUse, Known};
 use compose_ci_runner::engine::Phase;
 use compose_ci_runner::{Engine, Obstacle, Secrets, Sink, Source, Spec, Stop, run};
@@ -114,7 +115,8 @@ impl Build {
         before_start: impl AsyncFnOnce() -> Result<(), Obstacle>,
     ) -> Result<Outcome, Obstacle> {
         let (engine, spec, stop) = (&self.engine, &self.spec, &self.stop);
-        in_time(run(engine, spec, source, sink, stop, before_start)).await
+        let ended = in_time(run(engine, spec, source, sink, stop, before_start)).await;
+        ended.map(|ended| ended.outcome)
     }
 
     /// Waits until the hook has written something.
@@ -245,7 +247,9 @@ async fn directory_is_built_logged_and_removed() {
         run(&engine, &spec, source, &sink, &stop, before_start).await
     });
     let ended = in_time(running).await.expect("no panic");
-    assert_eq!(ended, Ok(Outcome::Passed));
+    let ended = ended.expect("an end");
+    assert_eq!(ended.outcome, Outcome::Passed);
+    assert!(ended.ran_for.is_some_and(|time| time < DEADLINE));
     in_time(started.notified()).await;
     let log = build.log();
     assert!(
@@ -289,20 +293,25 @@ async fn standard_output_alone_is_a_sink() {
     assert_eq!(build.run_into(&Sink::stdout()).await, Ok(Outcome::Passed));
 }
 
-#[tokio::test]
-async fn tarball_of_the_commit_is_built() {
-    let build = Build::of("cat greeting; exit 3").await;
-    let commit = commit();
+/// A tarball of the commit, which has one file.
+fn tarball() -> Bytes {
     let fill = |tar: &mut tar::Builder<_>| {
         let mut header = tar::Header::new_gnu();
         header.set_size(6);
         header.set_mode(0o644);
         tar.append_data(&mut header, "top/greeting", &b"hello\n"[..])
     };
-    let Tarball::Bytes(whole) = Tarball::with_entries(COMMIT, fill) else {
-        unreachable!("it was filled")
-    };
-    let from = |chunks: Vec<std::io::Result<bytes::Bytes>>| Source::Tarball {
+    match Tarball::with_entries(COMMIT, fill) {
+        Tarball::Bytes(whole) => whole,
+        _ => unreachable!("it was filled"),
+    }
+}
+
+#[tokio::test]
+async fn tarball_of_the_commit_is_built() {
+    let build = Build::of("cat greeting; exit 3").await;
+    let (commit, whole) = (commit(), tarball());
+    let from = |chunks: Vec<std::io::Result<Bytes>>| Source::Tarball {
         open: future::ready(Ok(stream::iter(chunks).boxed())).boxed(),
         commit: &commit,
     };
@@ -385,6 +394,66 @@ async fn obstacle_before_the_start_starts_nothing() {
     let refused = build.run_with(Source::Directory(&checkout), &sink, refuse);
     assert_eq!(refused.await, Err(obstacle.clone()));
     assert!(!build.log_path().exists());
+}
+
+#[tokio::test]
+async fn hook_that_did_not_begin_is_told_from_one_that_did() {
+    let build = Build::of("echo ran").await;
+    let (checkout, sink, name) = (build.checkout(), Sink::file(build.log_path()), build.name());
+    // Just before the hook is told to begin.
+    let remove = async || {
+        docker(&["rm", "--force", &name]).await;
+        Err(Obstacle::Unrecorded("this worker is too late".into()))
+    };
+    let late = build.run_with(Source::Directory(&checkout), &sink, remove);
+    assert!(matches!(late.await, Err(Obstacle::Unrecorded(_))));
+    let kill = async || {
+        docker(&["kill", &name]).await;
+        Ok(())
+    };
+    let killed = build.run_with(Source::Directory(&checkout), &sink, kill);
+    let why = "the build container ended before the hook began (exit code 137)";
+    assert_eq!(killed.await, Err(Obstacle::NotStarted(why.into())));
+    assert_eq!(build.run().await, Ok(Outcome::Passed));
+    assert_eq!(build.log(), "ran\n");
+}
+
+#[tokio::test]
+async fn container_that_is_removed_before_the_checkout_is_the_callers_to_make_anew() {
+    let build = Build::of("echo ran").await;
+    let (commit, name) = (commit(), build.name());
+    let open = async {
+        docker(&["rm", "--force", &name]).await;
+        Ok(stream::iter([Ok(tarball())]).boxed())
+    };
+    let source = Source::Tarball {
+        open: open.boxed(),
+        commit: &commit,
+    };
+    let removed = build.run_from(source).await;
+    assert!(matches!(removed, Err(Obstacle::Removed(_))), "{removed:?}");
+    assert_eq!(build.run().await, Ok(Outcome::Passed));
+}
+
+#[tokio::test]
+async fn container_of_a_worker_that_went_away_begins_nothing() {
+    let mut build = Build::of("echo ran").await;
+    let (commit, stop) = (commit(), build.stop.clone());
+    let open = async {
+        stop.request(StopReason::Shutdown);
+        future::pending().await
+    };
+    let source = Source::Tarball {
+        open: open.boxed(),
+        commit: &commit,
+    };
+    let left = build.run_from(source).await;
+    assert_eq!(left, Err(Obstacle::Stopped(StopReason::Shutdown)));
+    let name = build.name();
+    build.observer.wait_until_ended(&name, DEADLINE).await;
+    build.stop = Stop::default();
+    assert_eq!(build.run().await, Ok(Outcome::Passed));
+    assert_eq!(build.log(), "ran\n");
 }
 
 #[tokio::test]

@@ -6,13 +6,15 @@ use std::time::Duration;
 use harness::{Endpoint, Fault, OneBox, Push, docker};
 use rusqlite::Connection;
 use shared::queue::MAX_RECEIVES;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::fixture::{DEADLINE, Fixture, GATE, REPO, at_gate, log, open_gate, told};
 
 /// How long a service may take to end that waits for no build.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// A service that is away for so long sees a hook end late.
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// A build whose hook waits at the gate, and which was announced.
 struct Running {
@@ -205,6 +207,27 @@ async fn the_end_of_a_long_log_outlives_a_killed_service() {
         log.len(),
         &log[log.len().saturating_sub(300)..]
     );
+}
+
+#[tokio::test]
+async fn the_time_that_is_told_is_the_hooks() {
+    let fixture = Fixture::plain().await;
+    let mut service = fixture.setup(&format!("{GATE}; exit 3")).start().await;
+    let build = fixture.push(&service).await;
+    at_gate(&fixture.engine, &build).await;
+    service.kill();
+    open_gate(&build).await;
+    fixture.engine.wait_until_ended(&build, DEADLINE).await;
+    // Nobody is there to see that it has ended.
+    sleep(OUTAGE).await;
+    service.start_again().await;
+    let built = fixture.finished(&service, build).await;
+    let last = built.statuses.last().expect("a status");
+    let told = last.description.as_deref().unwrap_or_default();
+    let time = told.strip_prefix("failed with exit code 3 after ");
+    let time = time.and_then(|time| time.trim_start_matches('<').strip_suffix('s'));
+    let seconds: u64 = time.and_then(|time| time.parse().ok()).expect(told);
+    assert!(seconds < OUTAGE.as_secs(), "{told}");
 }
 
 #[tokio::test]

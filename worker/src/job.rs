@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use runner::{Engine, EngineError, Obstacle, Secrets, Sink, Source, Spec, Stop, registry};
+use runner::{Ended, Engine, EngineError, Obstacle, Secrets, Sink, Source, Spec, Stop, registry};
 use shared::build::{Build, BuildError, BuildId, BuildRequest, CommitSha, Outcome, Revision};
 use shared::build::{StopReason, log_path};
 use shared::config::HookConfig;
@@ -128,11 +128,7 @@ impl Job {
     }
 
     /// Builds while the claim holds. A build whose claim is about to end is stopped.
-    async fn build_with_claim(
-        &self,
-        build: &Build,
-        attempt: &Attempt,
-    ) -> Result<Outcome, Obstacle> {
+    async fn build_with_claim(&self, build: &Build, attempt: &Attempt) -> Result<Ended, Obstacle> {
         let id = build.request.id;
         let building = Box::pin(self.build(build, attempt));
         if !self.ledger.has_store() {
@@ -151,7 +147,7 @@ impl Job {
     }
 
     /// Builds the commit, unless there is a newer one, and watches what may end it meanwhile.
-    async fn build(&self, build: &Build, attempt: &Attempt) -> Result<Outcome, Obstacle> {
+    async fn build(&self, build: &Build, attempt: &Attempt) -> Result<Ended, Obstacle> {
         let Attempt { slot, stop, .. } = attempt;
         match build.state.may_have_begun() {
             true => slot.take_if_free(),
@@ -180,7 +176,7 @@ impl Job {
         build: &Build,
         commit: &CommitSha,
         attempt: &Attempt,
-    ) -> Result<Outcome, Obstacle> {
+    ) -> Result<Ended, Obstacle> {
         const BROKE_OFF: &str = "the download of the tarball broke off";
         let Attempt { slot, stop, .. } = attempt;
         let id = build.request.id;
@@ -331,18 +327,16 @@ impl Job {
     async fn conclude(
         &self,
         build: &Build,
-        built: Result<Outcome, Obstacle>,
+        built: Result<Ended, Obstacle>,
         attempt: &Attempt,
     ) -> Result<Verdict, LedgerError> {
         match built {
-            Ok(outcome) => {
-                let outcome = self.housekeeper.explain(outcome).await;
-                self.end(build, outcome).await
+            Ok(ended) => {
+                let outcome = self.housekeeper.explain(ended.outcome).await;
+                self.end(build, Ended { outcome, ..ended }).await
             }
-            Err(Obstacle::Final(error)) => self.end(build, error.into()).await,
-            Err(Obstacle::DiskFull(lack)) => {
-                self.end(build, BuildError::DiskFull(lack).into()).await
-            }
+            Err(Obstacle::Final(error)) => self.end(build, error).await,
+            Err(Obstacle::DiskFull(lack)) => self.end(build, BuildError::DiskFull(lack)).await,
             Err(Obstacle::Stopped(StopReason::LeaseLost)) => self.leave(build).await,
             // No attempt: the build has met nothing.
             Err(Obstacle::Unrecorded(error)) => Err(LedgerError::Unrecorded(error)),
@@ -372,12 +366,13 @@ impl Job {
     }
 
     /// Stores the outcome together with the reports that it owes.
-    async fn end(&self, build: &Build, outcome: Outcome) -> Result<Verdict, LedgerError> {
+    async fn end(&self, build: &Build, ended: impl Into<Ended>) -> Result<Verdict, LedgerError> {
         let id = build.request.id;
+        let Ended { outcome, ran_for } = ended.into();
         let outcome = outcome.map_words(|words| self.secrets.mask(words));
         let previous = self.ledger.outcome_before(build).await?;
         let owes = self.notifiers.wanting(&outcome, previous.as_ref());
-        match self.ledger.end(id, &outcome, &owes).await {
+        match self.ledger.end_after(id, &outcome, ran_for, &owes).await {
             Err(LedgerError::ClaimLost) => return self.leave(build).await,
             stored => stored?,
         }

@@ -1,6 +1,7 @@
 //! The end of a build container, and its meaning.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use shared::build::{BuildError, Outcome, StopReason};
 use shared::config::HookConfig;
@@ -19,6 +20,8 @@ pub(super) struct Ending {
     oom_killed: bool,
     /// True if the hook was stopped at the end of its time.
     timed_out: bool,
+    /// How long the hook ran, if the engine tells.
+    ran_for: Option<Duration>,
 }
 
 /// The wrapper's proof that the hook came to its end by itself.
@@ -57,6 +60,7 @@ impl End {
     /// The container is gone without such a proof, or the engine does not answer.
     pub(super) async fn of(build: &Follower<'_>) -> Result<Self, EngineError> {
         let (engine, container) = (build.engine, build.container);
+        let listened_for = build.listened_since.map(|since| since.elapsed());
         let told = build.log.end_code();
         let found = match (engine.inspect(container).await, told) {
             (Err(EngineError::NotFound(_)), Some(exit_code)) => {
@@ -65,6 +69,7 @@ impl End {
                     exit_code,
                     oom_killed: false,
                     timed_out: false,
+                    ran_for: listened_for,
                 }));
             }
             (found, _) => found?,
@@ -86,21 +91,26 @@ impl End {
         let is_proven = proof == Proof::End;
         let at_deadline = build.stop.reason() == Some(&StopReason::Deadline);
         // The worker that stopped it may have been killed meanwhile.
-        let ran_for = found
-            .finished_at
-            .map(|at| at.duration_since(build.began_at));
-        let over_time = matches!(ran_for, Some(Ok(time)) if time >= build.spec.hook.timeout);
+        let by_the_engine = || found.finished_at?.duration_since(build.began_at).ok();
+        let ran_for = listened_for.or_else(by_the_engine);
+        let over_time = ran_for.is_some_and(|time| time >= build.spec.hook.timeout);
         Ok(Self::Ended(Ending {
             proof,
             exit_code,
             oom_killed: found.oom_killed,
             // A hook that was stopped proves nothing: with a proof, it ended unseen before.
             timed_out: !is_proven && (at_deadline || over_time),
+            ran_for,
         }))
     }
 }
 
 impl Ending {
+    /// How long the hook ran, if that is known.
+    pub(super) fn ran_for(&self) -> Option<Duration> {
+        self.ran_for
+    }
+
     /// Decides the outcome.
     ///
     /// Success needs the end mark: an engine that is stopped in the middle of a build reports
@@ -134,8 +144,6 @@ impl Ending {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const CLEAN: Ending = Ending {
@@ -143,6 +151,7 @@ mod tests {
         exit_code: 0,
         oom_killed: false,
         timed_out: false,
+        ran_for: None,
     };
 
     fn outcome(ending: Ending) -> Outcome {

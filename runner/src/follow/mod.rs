@@ -6,7 +6,7 @@ use std::future;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
-use shared::build::{BuildError, Outcome, StopReason};
+use shared::build::{BuildError, StopReason};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,7 +15,7 @@ use crate::container::Spec;
 use crate::create::Begun;
 use crate::engine::{Engine, EngineError, Output, Phase};
 use crate::log::{Log, LogError, Recorder};
-use crate::obstacle::Obstacle;
+use crate::obstacle::{Ended, Obstacle};
 use crate::stop::Stop;
 
 /// The time that a hook gets between TERM and KILL, as from `docker stop`.
@@ -45,7 +45,7 @@ pub(crate) async fn follow(
     log: &Log<'_>,
     stop: &Stop,
     begun: Begun,
-) -> Result<Outcome, Obstacle> {
+) -> Result<Ended, Obstacle> {
     let follower = Follower {
         engine,
         spec,
@@ -54,6 +54,7 @@ pub(crate) async fn follow(
         container: &begun.id,
         end_proof: begun.end_proof.as_deref(),
         began_at: begun.at,
+        listened_since: begun.output.is_some().then(Instant::now),
         deadline: deadline(begun.at, spec.hook.timeout),
         is_ours: begun.output.is_some() || spec.may_have_begun,
     };
@@ -98,6 +99,8 @@ struct Follower<'a> {
     end_proof: Option<&'a str>,
     /// When the hook began.
     began_at: SystemTime,
+    /// The same by this worker's clock, if it was there.
+    listened_since: Option<Instant>,
     deadline: Instant,
     /// True if this worker has started the hook; else another one on this engine has, and may be at
     /// work on it.
@@ -105,7 +108,7 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    async fn to_end(&self, mut output: Option<Output>) -> Result<Outcome, Obstacle> {
+    async fn to_end(&self, mut output: Option<Output>) -> Result<Ended, Obstacle> {
         loop {
             let from_log = output.is_none();
             let mut listened = output.take().unwrap_or_else(|| {
@@ -121,7 +124,10 @@ impl Follower<'_> {
             match self.ending().await {
                 Ok(End::Ended(ending)) => {
                     self.complete_log(from_log || cut).await;
-                    return Ok(ending.outcome(&self.spec.hook));
+                    return Ok(Ended {
+                        outcome: ending.outcome(&self.spec.hook),
+                        ran_for: ending.ran_for(),
+                    });
                 }
                 Ok(End::Unbegun { exit_code }) => {
                     return Err(Obstacle::NotStarted(format!(
@@ -230,7 +236,7 @@ impl Follower<'_> {
     }
 
     /// Stops a build whose log cannot be kept: it is no build.
-    async fn without_log(&self, error: LogError) -> Outcome {
+    async fn without_log(&self, error: LogError) -> Ended {
         tracing::error!(build = self.container, %error, "the log cannot be written");
         self.stop_hook().await;
         BuildError::from(error).into()

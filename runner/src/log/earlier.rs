@@ -3,12 +3,12 @@
 //! the end of a long log, and loses what it has not written yet when it is killed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use aho_corasick::AhoCorasick;
 
-use super::capped::{self, CappedFile};
+use super::capped::{self, CappedFile, Lost};
 use super::{none_is_fine, size};
 
 /// The length of the piece of the engine's copy that is looked for in the earlier recording. A shorter
@@ -53,7 +53,7 @@ pub(crate) fn keep_longer(path: &Path, limit_bytes: u64, end_was_seen: bool) -> 
     let recorded_bytes = size(path)?;
     let earlier_bytes = size(&earlier)?;
     // The head of an earlier recording at its limit stands in this one, and its end is not the log's.
-    let head_bytes = limit_bytes / 2 + GAP.len() as u64;
+    let head_bytes = capped::head_bytes(limit_bytes) + GAP.len() as u64;
     let has_the_end = earlier_bytes >= limit_bytes && recorded_bytes > head_bytes;
     if earlier_bytes <= recorded_bytes || recorded_bytes >= limit_bytes || has_the_end {
         return discard(path);
@@ -75,15 +75,90 @@ pub(super) struct Splice {
     probe_bytes: usize,
     /// The first input, until the place is known.
     begins: Vec<u8>,
+    /// Tells how much is missing behind the head of an earlier recording that has reached its limit.
+    measure: Option<Measure>,
+}
+
+/// Looks in new input for a mark of the earlier recording whose place in the stream is known: then the
+/// place of the new input is known, too.
+#[derive(Debug)]
+struct Measure {
+    mark: Vec<u8>,
+    /// Where the mark ends in the stream.
+    mark_end: u64,
+    /// The part of the stream that is in the head.
+    head_bytes: u64,
+    /// The new input so far.
+    passed_bytes: u64,
+    /// The end of it, which may be the beginning of the mark.
+    held: Vec<u8>,
+}
+
+impl Measure {
+    /// With a mark from the tail of this recording, if it says how long its stream was. A log that repeats
+    /// itself has no mark.
+    fn of(earlier: &Path, limit_bytes: u64) -> io::Result<Option<Self>> {
+        let Some(stream_bytes) = capped::stream_bytes(earlier, limit_bytes)? else {
+            return Ok(None);
+        };
+        // What is behind the mark may be half a secret, which was not masked as the whole one is.
+        let mark_bytes = PROBE_BYTES.min(limit_bytes / 8);
+        let from = |place: u64| {
+            let mut file = File::open(earlier)?;
+            file.seek(SeekFrom::Start(place)).map(|_| file)
+        };
+        let mark_begins = size(earlier)? - 2 * mark_bytes;
+        let mut mark = Vec::new();
+        from(mark_begins)?.take(mark_bytes).read_to_end(&mut mark)?;
+        let head_bytes = capped::head_bytes(limit_bytes);
+        if place(from(head_bytes)?, &mark)? != Some(mark_begins - head_bytes) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            mark,
+            mark_end: stream_bytes - mark_bytes,
+            head_bytes,
+            passed_bytes: 0,
+            held: Vec::new(),
+        }))
+    }
+
+    /// The least that is missing, as long as the mark is not found: the input comes from behind it.
+    fn at_least(&self) -> Lost {
+        let mark_begins = self.mark_end - self.mark.len() as u64;
+        Lost {
+            bytes: mark_begins.saturating_sub(self.head_bytes),
+            or_more: true,
+        }
+    }
+
+    /// Takes new input. Returns how much is missing before the first of it, once that is known.
+    fn pass(&mut self, bytes: &[u8]) -> Option<Lost> {
+        self.held.extend_from_slice(bytes);
+        self.passed_bytes += bytes.len() as u64;
+        if let Some(place) = memchr::memmem::find(&self.held, &self.mark) {
+            let behind = (self.held.len() - place - self.mark.len()) as u64;
+            let input_begins = self.mark_end.saturating_sub(self.passed_bytes - behind);
+            let bytes = input_begins.saturating_sub(self.head_bytes);
+            let or_more = false;
+            return Some(Lost { bytes, or_more });
+        }
+        let old = self.held.len().saturating_sub(self.mark.len() - 1);
+        self.held.drain(..old);
+        None
+    }
 }
 
 impl Splice {
     /// With the recording at this path, if there is one. Of one that has reached its limit the
     /// head counts: the engine has the rest.
     pub(super) fn onto(earlier: &Path, limit_bytes: u64) -> io::Result<Self> {
-        let stored_bytes = match size(earlier)? {
-            all if all >= limit_bytes => limit_bytes / 2,
-            part => part,
+        let (stored_bytes, measure) = match size(earlier)? {
+            all if all >= limit_bytes => {
+                let measure = Measure::of(earlier, limit_bytes)?;
+                (capped::head_bytes(limit_bytes), measure)
+            }
+            part => (part, None),
         };
         // The last that was stored may be half a secret, which was not masked as the whole one is.
         let probe_bytes = PROBE_BYTES.min(stored_bytes / 2);
@@ -92,12 +167,13 @@ impl Splice {
             stored_bytes,
             probe_bytes: usize::try_from(probe_bytes).expect("it is small"),
             begins: Vec::new(),
+            measure,
         })
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], file: &mut CappedFile) -> io::Result<()> {
         if self.earlier.is_none() {
-            return file.write(bytes);
+            return self.write(bytes, file);
         }
         self.begins.extend_from_slice(bytes);
         match self.begins.len() < self.probe_bytes {
@@ -119,18 +195,37 @@ impl Splice {
     fn write_joined(&mut self, file: &mut CappedFile) -> io::Result<()> {
         let begins = std::mem::take(&mut self.begins);
         let Some(earlier) = self.earlier.take() else {
-            return file.write(&begins);
+            return self.write(&begins, file);
         };
         let stored = || File::open(&earlier).map(|file| file.take(self.stored_bytes));
         let probe = &begins[..begins.len().min(self.probe_bytes)];
-        match place(stored()?, probe)? {
-            Some(place) => file.take_from(stored()?.take(place))?,
-            None => {
+        match (place(stored()?, probe)?, &self.measure) {
+            (Some(place), _) => {
+                self.measure = None;
+                file.take_from(stored()?.take(place))?;
+            }
+            (None, Some(measure)) => {
+                file.take_from(stored()?)?;
+                file.lose(measure.at_least());
+            }
+            (None, None) => {
                 file.take_from(stored()?)?;
                 file.leave_gap(GAP)?;
             }
         }
-        file.write(&begins)
+        self.write(&begins, file)
+    }
+
+    fn write(&mut self, bytes: &[u8], file: &mut CappedFile) -> io::Result<()> {
+        let measured = self
+            .measure
+            .as_mut()
+            .and_then(|measure| measure.pass(bytes));
+        if let Some(lost) = measured {
+            file.lose(lost);
+            self.measure = None;
+        }
+        file.write(bytes)
     }
 }
 
@@ -233,6 +328,62 @@ mod tests {
         let gap = "\n[compose-ci: the engine lost a part of the log here]\n";
         let kept = format!("{}{gap}the reason", "a".repeat(500));
         assert_eq!(joined_if(false, 1000, &before, &["the reason"]), kept);
+    }
+
+    /// The stream of these lines, and the place of each byte.
+    fn lines(count: usize) -> String {
+        (0..count).map(|n| format!("line {n}\n")).collect()
+    }
+
+    /// The log that is kept of a stream that was recorded up to a byte, by a process that ended then or was
+    /// killed, and that the engine has again from another byte on.
+    fn resumed(stream: &str, recorded: usize, from: usize, killed: bool) -> String {
+        const LIMIT_BYTES: u64 = 1000;
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("build.log");
+        let mut file = CappedFile::create(&path, LIMIT_BYTES).expect("created");
+        file.write(&stream.as_bytes()[..recorded]).expect("written");
+        match killed {
+            true => {
+                file.flush().expect("flushed");
+                std::mem::forget(file);
+            }
+            false => file.finish().expect("joined"),
+        }
+        set_aside(&path, LIMIT_BYTES).expect("set aside");
+        let mut splice = Splice::onto(&earlier(&path), LIMIT_BYTES).expect("readable");
+        let mut file = CappedFile::create(&path, LIMIT_BYTES).expect("created");
+        for chunk in stream.as_bytes()[from..].chunks(77) {
+            splice.push(chunk, &mut file).expect("written");
+        }
+        splice.finish(&mut file).expect("written");
+        file.finish().expect("written");
+        fs::read_to_string(&path).expect("read")
+    }
+
+    #[test]
+    fn what_is_missing_of_a_log_is_told_exactly_after_a_restart() {
+        let stream = lines(1000);
+        let whole = |missing: usize| {
+            let (head, tail) = (&stream[..500], &stream[stream.len() - 500..]);
+            let notice = format!("{missing} bytes of the log were left out here (LOG_LIMIT)");
+            format!("{head}\n[compose-ci: {notice}]\n{tail}")
+        };
+        for killed in [false, true] {
+            for recorded in [1500, 4000, stream.len()] {
+                for from in [200, recorded - 600, recorded - 900] {
+                    let log = resumed(&stream, recorded, from, killed);
+                    assert_eq!(
+                        log,
+                        whole(stream.len() - 1000),
+                        "{recorded} {from} {killed}"
+                    );
+                }
+            }
+            // The engine has nothing that was recorded before.
+            let log = resumed(&stream, 4000, 5000, killed);
+            assert!(log.contains("at least "), "{log}");
+        }
     }
 
     #[test]

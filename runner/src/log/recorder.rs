@@ -157,7 +157,7 @@ impl Writer {
 
 /// One place that a recording goes to.
 pub(super) enum Target {
-    File { file: CappedFile, splice: Splice },
+    File(Box<(CappedFile, Splice)>),
     Stdout(Printer<Stdout>),
 }
 
@@ -169,7 +169,7 @@ impl Target {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
             let splice = Splice::onto(&earlier(path), limit_bytes)?;
             let file = CappedFile::create(path, limit_bytes)?;
-            Ok(Self::File { file, splice })
+            Ok(Self::File(Box::new((file, splice))))
         };
         open().map_err(of_file)
     }
@@ -181,35 +181,38 @@ impl Target {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::File { file, splice } => splice.push(bytes, file),
+            Self::File(both) => both.1.push(bytes, &mut both.0),
             Self::Stdout(printer) => printer.print(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::File { file, .. } => file.flush(),
+            Self::File(both) => both.0.flush(),
             Self::Stdout(printer) => printer.output.flush(),
         }
     }
 
     fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::File { file, splice } => splice.finish(file).and_then(|()| file.finish()),
+            Self::File(both) => {
+                let (file, splice) = &mut **both;
+                splice.finish(file).and_then(|()| file.finish())
+            }
             Self::Stdout(printer) => printer.output.flush(),
         }
     }
 
     fn abandon(&self) {
         match self {
-            Self::File { file, .. } => file.abandon(),
+            Self::File(both) => both.0.abandon(),
             Self::Stdout(_) => {}
         }
     }
 
     fn blame(&self, error: io::Error) -> LogError {
         match self {
-            Self::File { .. } => of_file(error),
+            Self::File(_) => of_file(error),
             Self::Stdout(_) if is_full(&error) => {
                 LogError::DiskFull("disk full (no space left for standard output; free some)")
             }

@@ -164,7 +164,7 @@ pub struct Build {
     pub claimed_at: SystemTime,
     /// When its hook was started.
     pub started_at: Option<SystemTime>,
-    /// When it ended.
+    /// When its hook ended, or when it was given up.
     pub ended_at: Option<SystemTime>,
     /// Why its status could not be posted, if it could not.
     pub status_problem: Option<String>,
@@ -186,9 +186,10 @@ impl Build {
             .map_or(CommitState::Pending, Outcome::commit_state)
     }
 
-    /// How long the build took, from the first claim to its end.
+    /// How long the hook ran; of a build whose hook did not run, the time from the first claim to its end.
     pub fn duration(&self) -> Option<Duration> {
-        let took = self.ended_at?.duration_since(self.claimed_at);
+        let began_at = self.started_at.unwrap_or(self.claimed_at);
+        let took = self.ended_at?.duration_since(began_at);
         Some(took.unwrap_or_default())
     }
 }

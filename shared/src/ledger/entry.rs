@@ -150,16 +150,19 @@ impl Entry {
         })
     }
 
-    /// Ends the build, and owes reports of that.
+    /// Ends the build, whose hook ran for this long, and owes reports of that.
     pub(super) fn end(
         self,
         by: WorkerId,
         outcome: Outcome,
+        ran_for: Option<Duration>,
         owes: Vec<String>,
     ) -> Result<Self, IllegalStep> {
+        let hooks_end = self.started_ms.zip(ran_for);
+        let hooks_end = hooks_end.map(|(began, time)| began.saturating_add(millis(time)));
         Ok(Self {
             state: self.state.end(by, outcome)?,
-            ended_ms: Some(now_ms()),
+            ended_ms: Some(hooks_end.map_or_else(now_ms, |end| end.min(now_ms()))),
             writer: by,
             owes,
             ..self

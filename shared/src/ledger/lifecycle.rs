@@ -176,9 +176,23 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::ClaimLost`] where another worker has taken the build over: that worker reports.
     pub async fn end(&self, id: BuildId, outcome: &Outcome, owes: &[&str]) -> Result<()> {
+        self.end_after(id, outcome, None, owes).await
+    }
+
+    /// As [`end`](Self::end), of a build whose hook ran for this long: this worker may have missed its end.
+    ///
+    /// # Errors
+    /// Those of [`end`](Self::end).
+    pub async fn end_after(
+        &self,
+        id: BuildId,
+        outcome: &Outcome,
+        ran_for: Option<Duration>,
+        owes: &[&str],
+    ) -> Result<()> {
         let (worker, outcome) = (self.worker, outcome.clone());
         let owes: Vec<_> = owes.iter().map(|notifier| (*notifier).to_owned()).collect();
-        let end = move |stands: Entry| stands.end(worker, outcome.clone(), owes.clone());
+        let end = move |stands: Entry| stands.end(worker, outcome.clone(), ran_for, owes.clone());
         let ended = self.step_of_known(id, end).await?;
         self.unless_ended_here(ended)
     }

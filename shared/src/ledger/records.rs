@@ -268,7 +268,7 @@ mod tests {
         let begun = Entry::new(request("main"), worker);
         let id = begun.id();
         let claimed = begun.clone().claim(worker, OVER_AFTER).expect("claimed");
-        let ended = claimed.clone().end(worker, Outcome::Passed, vec![]);
+        let ended = claimed.clone().end(worker, Outcome::Passed, None, vec![]);
         let entries = [ended.expect("ended"), claimed, begun];
         let written = ledger.transact(move |transaction| {
             for entry in &entries {

@@ -225,7 +225,7 @@ async fn the_object_of_version_1_is_written_and_read_as_ever() {
             panic!("it has ended");
         };
         assert_eq!(build.request, request);
-        assert_eq!(build.duration(), Some(Duration::from_secs(2)));
+        assert_eq!(build.duration(), Some(Duration::from_secs(1)));
     }
 
     let newer = VERSION_1.replace(r#""version":1"#, r#""version":2"#);
