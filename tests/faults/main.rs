@@ -18,6 +18,7 @@ mod points;
 mod compose;
 mod kill;
 mod engine;
+mod answers;
 mod network;
 mod damage;
 mod handler;
@@ -38,7 +39,7 @@ use crate::plan::{Budget, Plan};
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 15] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(360),
@@ -53,6 +54,11 @@ const ROWS: [Row; 14] = [
         name: "engine-away",
         long: Duration::from_secs(300),
         run: |bench, budget, dice| engine::away(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "engine-answers",
+        long: Duration::from_secs(900),
+        run: |bench, budget, dice| answers::fail(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "network",

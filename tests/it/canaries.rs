@@ -1,6 +1,7 @@
 //! Others repeat secrets in their errors: no log, status, page or mail does.
 
 use harness::{EngineProxy, OneBox, SinkOptions, SmtpSink};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -67,6 +68,58 @@ async fn a_password_that_the_mail_server_repeats_is_masked() {
         .await;
     fixture.build(&service).await.assert_passed();
     let told = "you said *** in AUTH PLAIN";
+    service.wait_for_log(told, DEADLINE).await;
+    assert_unknown(&service);
+}
+
+/// A registry that refuses every login in the words that it got.
+async fn repeating_registry() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(refuse_login(client));
+        }
+    });
+    port
+}
+
+async fn refuse_login(client: TcpStream) -> std::io::Result<()> {
+    let mut client = BufReader::new(client);
+    let (mut line, mut login) = (String::new(), String::new());
+    while client.read_line(&mut line).await? > 2 {
+        if line.to_lowercase().starts_with("authorization:") {
+            login = line.trim_end().to_owned();
+        }
+        line.clear();
+    }
+    let message = format!("you sent {login}, which is {CANARY}");
+    let error = json!({ "errors": [{ "code": "DENIED", "message": message }] });
+    let body = error.to_string();
+    let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"here\"\r\n\
+        Content-Type: application/json\r\nConnection: close\r\nContent-Length:";
+    let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+    client.write_all(answer.as_bytes()).await
+}
+
+#[tokio::test]
+async fn a_login_that_the_registry_repeats_is_masked() {
+    let registry = format!("127.0.0.1:{}", repeating_registry().await);
+    let fixture = Fixture::plain().await;
+    let setup = fixture.setup("true");
+    let service = setup
+        .env("BUILD_IMAGE", format!("{registry}/team/build:1"))
+        .env("DOCKER_REGISTRY", &registry)
+        .env("REGISTRY_USER", "ci")
+        .env("REGISTRY_PASS", CANARY)
+        .env("LOG_LEVEL", "trace")
+        .start()
+        .await;
+    let built = fixture.build(&service).await;
+    let status = format!("{:?}", built.statuses);
+    assert!(status.contains("cannot be pulled"), "{status}");
+    assert!(!status.contains(CANARY) && !built.page.contains(CANARY));
+    let told = "which is ***";
     service.wait_for_log(told, DEADLINE).await;
     assert_unknown(&service);
 }

@@ -181,6 +181,39 @@ async fn on_a_full_disk_a_push_is_refused_and_the_end_of_a_build_is_told_all_the
 }
 
 #[tokio::test]
+async fn builds_that_end_on_a_full_disk_are_told_when_there_is_room() {
+    let hook = format!("{GATE}; seq 100000; exit 3");
+    let mut fixture = Fixture::plain().await;
+    let disk = SmallDisk::mount();
+    let setup = on(&disk, fixture.setup(&hook)).env("DISK_FREE_MIN", "0");
+    let service = setup.env("CONCURRENCY", "2").start().await;
+    let mut builds = Vec::new();
+    for n in ["one", "two"] {
+        fixture.commit("n", n);
+        let build = fixture.push_to(&service, &format!("refs/heads/{n}")).await;
+        at_gate(&fixture.engine, &build).await;
+        builds.push((fixture.sha.clone(), build));
+    }
+    disk.fill();
+    for (_, build) in &builds {
+        open_gate(build).await;
+        fixture.engine.wait_until_ended(build, DEADLINE).await;
+    }
+    disk.free();
+    for (sha, build) in builds {
+        let ended = last(&fixture.github.wait_for_end(&sha, DEADLINE).await);
+        // The first that meets the full disk makes room.
+        match ended.as_str() {
+            "Error: error: disk full (no space left under DATA_DIR; free some)" => {}
+            "Failure: failed with exit code 3 after …" => {
+                assert!(stored(&disk, &build).ends_with("\n100000\n"));
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_service_starts_on_a_full_disk() {
     let mut fixture = Fixture::plain().await;
     let disk = SmallDisk::mount();

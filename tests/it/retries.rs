@@ -94,6 +94,38 @@ async fn retry_after_is_honoured_and_none_at_all_is_no_invitation() {
 }
 
 #[tokio::test]
+async fn statuses_that_have_piled_up_come_at_once_when_they_can() {
+    const BUILDS: usize = 12;
+    let mut fixture = Fixture::plain().await;
+    let github = &fixture.github;
+    // Longer than anybody waits for an answer.
+    github.fail_next(Endpoint::PostStatus, 1000, Fault::Hang);
+    let setup = fixture.setup("true").env("CONCURRENCY", "4");
+    let service = setup.start().await;
+    let mut commits = Vec::new();
+    for n in 0..BUILDS {
+        fixture.commit("n", &n.to_string());
+        fixture.push_to(&service, &format!("refs/heads/b{n}")).await;
+        commits.push(fixture.sha.clone());
+    }
+    // No build waits for a report.
+    service.wait_for_lines(" finished ", BUILDS, DEADLINE).await;
+    assert_eq!(fixture.github.all_statuses().len(), 0);
+    fixture.github.heal(Endpoint::PostStatus);
+    let healed = Instant::now();
+    for commit in commits {
+        let statuses = fixture.github.wait_for_end(&commit, DEADLINE).await;
+        let told = told(&statuses);
+        assert_eq!(
+            told.last().map(String::as_str),
+            Some("Success: passed in …")
+        );
+    }
+    let piled_up_for = healed.elapsed();
+    assert!(piled_up_for < Duration::from_secs(30), "{piled_up_for:?}");
+}
+
+#[tokio::test]
 async fn while_github_limits_us_the_pending_status_of_another_build_waits_and_the_build_does_not() {
     let mut fixture = Fixture::plain().await;
     let mut service = fixture.setup(GATE).start().await;

@@ -143,7 +143,7 @@ impl Follower<'_> {
                 }
                 Err(EngineError::NotFound(_)) => return Ok(BuildError::ContainerRemoved.into()),
                 Err(error) => {
-                    tracing::warn!(build = self.container, %error, "lost the engine during a build");
+                    tracing::warn!(build = %self.spec.request.id, %error, "lost the engine during a build");
                     return Ok(BuildError::EngineLost.into());
                 }
             }
@@ -170,7 +170,7 @@ impl Follower<'_> {
             Ok(()) => Ok(cut),
             Err(full @ LogError::DiskFull(_)) => Err(full),
             Err(error) => {
-                tracing::warn!(build = self.container, %error, "the log is incomplete");
+                tracing::warn!(build = %self.spec.request.id, %error, "the log is incomplete");
                 Ok(cut)
             }
         }
@@ -196,7 +196,7 @@ impl Follower<'_> {
         match self.engine.stop(self.container, STOP_GRACE).await {
             Ok(()) | Err(EngineError::NotFound(_)) => {}
             Err(error) => {
-                tracing::error!(build = self.container, %error, "failed to stop a hook that must end")
+                tracing::error!(build = %self.spec.request.id, %error, "failed to stop a hook that must end")
             }
         }
     }
@@ -209,7 +209,7 @@ impl Follower<'_> {
             let ended = self.has_ended().await;
             if ended && looks_ended {
                 return tracing::warn!(
-                    build = self.container,
+                    build = %self.spec.request.id,
                     "lost the output of a build that has ended"
                 );
             }
@@ -237,7 +237,7 @@ impl Follower<'_> {
 
     /// Stops a build whose log cannot be kept: it is no build.
     async fn without_log(&self, error: LogError) -> Ended {
-        tracing::error!(build = self.container, %error, "the log cannot be written");
+        tracing::error!(build = %self.spec.request.id, %error, "the log cannot be written");
         self.stop_hook().await;
         BuildError::from(error).into()
     }
@@ -279,7 +279,7 @@ impl Follower<'_> {
     /// has all of it.
     async fn record_whole_log(&self) {
         let incomplete = |cause: &dyn std::fmt::Display| {
-            tracing::warn!(build = self.container, %cause, "the log is incomplete");
+            tracing::warn!(build = %self.spec.request.id, %cause, "the log is incomplete");
         };
         self.log.set_aside();
         let mut recorder = match self.log.record(self.end_proof) {

@@ -208,6 +208,11 @@ impl GitHub {
         self.content().script.plan(endpoint, count, fault);
     }
 
+    /// Forgets the failures of `endpoint` that no request has met.
+    pub fn heal(&self, endpoint: Endpoint) {
+        self.content().script.forget(endpoint);
+    }
+
     /// Every status that was stored, oldest first.
     pub fn all_statuses(&self) -> Vec<Status> {
         self.0.state.record.borrow().statuses.clone()

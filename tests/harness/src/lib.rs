@@ -29,7 +29,7 @@ pub use self::aws::{Aws, Queues, REGION, Stack};
 pub use self::certificates::{Certificates, MachineCertificates};
 pub use self::docker::{AtEnd, docker};
 pub use self::engine::{Engine, Snapshot, test_image};
-pub use self::engine_proxy::EngineProxy;
+pub use self::engine_proxy::{EngineProxy, Flaw};
 pub use self::fault_proxy::{FaultProxy, NetworkFault, Upstream};
 pub use self::git::TestRepo;
 pub use self::github::{

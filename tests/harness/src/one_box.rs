@@ -286,6 +286,15 @@ impl OneBox {
             .await;
     }
 
+    /// Waits until the log holds this text so many times.
+    ///
+    /// # Panics
+    /// After `deadline`, with the log.
+    pub async fn wait_for_lines(&self, text: &str, count: usize, deadline: Duration) {
+        let is_there = |log: &str| (log.matches(text).count() >= count).then_some(());
+        self.process.wait_for_output(is_there, deadline).await;
+    }
+
     /// Fails the test if the log holds `secret`.
     ///
     /// # Panics

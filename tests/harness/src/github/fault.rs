@@ -110,6 +110,10 @@ impl Script {
         faults.extend(std::iter::repeat_n(fault, count));
     }
 
+    pub(super) fn forget(&mut self, endpoint: Endpoint) {
+        self.planned.remove(&endpoint);
+    }
+
     pub(super) fn take(&mut self, endpoint: Endpoint) -> Option<Fault> {
         self.planned.get_mut(&endpoint)?.pop_front()
     }
