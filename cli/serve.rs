@@ -38,6 +38,12 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     let worker = Worker::new(worker, web::mail::html).await?;
     let lookout = Lookout::for_worker(reconcile, &worker, &queue)?;
     let server = Server::bind(&handler.listen).await?;
+    // Pushes are taken while the worker waits for its engine, and until its last build is done:
+    // the next start builds what it does not.
+    let until_worker_ends = Shutdown {
+        drain: CancellationToken::new(),
+        abort: shutdown.abort.clone(),
+    };
     let router =
         handler::webhook::router(&handler.webhook, queue.clone()).merge(web::router(Pages {
             ledger: worker.ledger(),
@@ -45,14 +51,8 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
             site: worker.links().site,
             data_dir,
             secrets: worker.secrets(),
+            closing: until_worker_ends.drain.clone(),
         }));
-
-    // Pushes are taken while the worker waits for its engine, and until its last build is done:
-    // the next start builds what it does not.
-    let until_worker_ends = Shutdown {
-        drain: CancellationToken::new(),
-        abort: shutdown.abort.clone(),
-    };
     let serving = server.serve(router, &until_worker_ends);
     let working = async {
         let forge = worker.forge();

@@ -13,6 +13,7 @@ mod renamed;
 mod slots;
 mod mail;
 mod ses;
+mod log_endpoint;
 mod logs;
 mod canaries;
 mod life;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{self, State};
-use axum::http::{StatusCode, header};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{self, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -16,7 +17,9 @@ use shared::mask::Secrets;
 use shared::queue::Queue;
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
 
+use crate::log::{StoredLog, Wanted};
 use crate::page::{self, LogEscaper};
 
 /// The size of the pieces in which a log is read.
@@ -35,12 +38,15 @@ pub struct Pages {
     pub data_dir: PathBuf,
     /// The values that no page must show, not even as a branch's name.
     pub secrets: Secrets,
+    /// The service stops: no log is followed any more.
+    pub closing: CancellationToken,
 }
 
 /// Returns the routes of the pages.
 pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/builds/{id}", get(build_page))
+        .route("/builds/{id}/log", get(build_log))
         .route("/readyz", get(ready))
         .with_state(pages)
 }
@@ -61,20 +67,56 @@ async fn build_page(
     State(pages): State<Pages>,
     extract::Path(id): extract::Path<String>,
 ) -> Response {
-    // A malformed id is no build, like an unknown one.
-    let Ok(id) = id.parse::<BuildId>() else {
-        return not_found();
-    };
-    match pages.ledger.find(id).await {
-        Ok(Some(build)) => {
-            let log = log_path(&pages.data_dir, id);
+    match pages.find(&id).await {
+        Ok(build) => {
+            let log = log_path(&pages.data_dir, build.request.id);
             render(&build, pages.site.as_ref(), &pages.secrets, &log).await
         }
-        Ok(None) => not_found(),
-        Err(error) => {
-            tracing::error!(build = %id, %error, "failed to read the build for its page");
-            let text = "the build records cannot be read\n";
-            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        Err(answer) => answer,
+    }
+}
+
+async fn build_log(
+    State(pages): State<Pages>,
+    extract::Path(id): extract::Path<String>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: HeaderMap,
+) -> Response {
+    let build = match pages.find(&id).await {
+        Ok(build) => build,
+        Err(answer) => return answer,
+    };
+    let Ok(Query(wanted)) = wanted else {
+        let text = "from is the number of a byte, follow is 1\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    };
+    let id = build.request.id;
+    let log = StoredLog {
+        build: id,
+        path: log_path(&pages.data_dir, id),
+        ledger: pages.ledger,
+        closing: pages.closing,
+    };
+    let answered = log.answer(&build, wanted, &asked).await;
+    answered.unwrap_or_else(|error| {
+        tracing::error!(build = %id, %error, "failed to read a log");
+        let text = "the log cannot be read\n";
+        (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+    })
+}
+
+impl Pages {
+    /// The build of this address, or the answer where there is none.
+    async fn find(&self, id: &str) -> Result<Build, Response> {
+        // A malformed id is no build, like an unknown one.
+        let id = id.parse::<BuildId>().map_err(|_| not_found())?;
+        match self.ledger.find(id).await {
+            Ok(build) => build.ok_or_else(not_found),
+            Err(error) => {
+                tracing::error!(build = %id, %error, "failed to read the build for its page");
+                let text = "the build records cannot be read\n";
+                Err((StatusCode::INTERNAL_SERVER_ERROR, text).into_response())
+            }
         }
     }
 }
