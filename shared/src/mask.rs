@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::Range;
 
 use aho_corasick::AhoCorasick;
-use anstream::adapter::StripBytes;
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::codes::CodeFilter;
 
 /// The text that stands in the log for a secret.
 const MASK: &[u8] = b"***";
@@ -30,6 +31,9 @@ const URL_ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// The same without the slashes, which stay between the segments of a path.
+const PATH_ENCODED: &AsciiSet = &URL_ENCODED.remove(b'/');
+
 /// The secret values to hide. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Secrets(Option<Patterns>);
@@ -47,7 +51,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Prepares the search for these values, also in base64 and URL-encoded. A value of several lines, such
+    /// Prepares the search for these values, also in base64, URL-encoded and as HTML. A value of several lines, such
     /// as a private key, is also hidden line by line: tools indent and prefix lines.
     pub fn new(values: &[SecretString]) -> Self {
         let mut texts: Vec<String> = Vec::new();
@@ -60,6 +64,8 @@ impl Secrets {
             );
             texts.push(value.to_owned());
             texts.push(utf8_percent_encode(value, URL_ENCODED).to_string());
+            texts.push(utf8_percent_encode(value, PATH_ENCODED).to_string());
+            texts.push(in_html(value));
             texts.extend(in_base64(value.as_bytes()));
         }
         texts.retain(|text| !text.is_empty());
@@ -83,6 +89,13 @@ impl Secrets {
         masker.finish(|bytes| masked.extend_from_slice(bytes));
         String::from_utf8_lossy(&masked).into_owned()
     }
+}
+
+/// The text as pages and mails write it.
+fn in_html(value: &str) -> String {
+    let escaped = value.replace('&', "&amp;").replace('<', "&lt;");
+    let escaped = escaped.replace('>', "&gt;").replace('"', "&quot;");
+    escaped.replace('\'', "&#39;")
 }
 
 /// The characters that all base64 texts have in common that hold the value: the first and the last depend on
@@ -200,7 +213,7 @@ fn matches<'a>(
 /// The bytes that a page or a mail shows of those that are held: all but codes for a terminal.
 #[derive(Default)]
 struct Shown {
-    strip: StripBytes,
+    filter: CodeFilter,
     text: Vec<u8>,
     /// The pieces of the text: where each begins in it, and where among the bytes that are held.
     pieces: Vec<(usize, usize)>,
@@ -208,11 +221,19 @@ struct Shown {
 
 impl Shown {
     fn push(&mut self, chunk: &[u8], at: usize) {
-        for piece in self.strip.strip_next(chunk) {
+        let Self {
+            filter,
+            text,
+            pieces,
+        } = self;
+        filter.push(chunk, |piece| {
             let place = at + (piece.as_ptr() as usize - chunk.as_ptr() as usize);
-            self.pieces.push((self.text.len(), place));
-            self.text.extend_from_slice(piece);
-        }
+            let goes_on = |&(begin, begins): &(usize, usize)| begins + text.len() - begin == place;
+            if !pieces.last().is_some_and(goes_on) {
+                pieces.push((text.len(), place));
+            }
+            text.extend_from_slice(piece);
+        });
     }
 
     /// The place of so many bytes before the end.
@@ -376,6 +397,14 @@ mod tests {
         assert_eq!(
             masked(&[secret], &[b"?t=s3cret%2Fwith%2Bsigns&"]),
             "?t=***&"
+        );
+        assert_eq!(masked(&[secret], &[b"/s3cret/with%2Bsigns"]), "/***");
+        assert_eq!(
+            masked(
+                &["<p&ss'\"w>rd"],
+                &[b"<b>&lt;p&amp;ss&#39;&quot;w&gt;rd</b>"]
+            ),
+            "<b>***</b>"
         );
     }
 
