@@ -37,7 +37,7 @@ const PATH_MAX_BYTES: usize = 4095;
 
 /// Why a checkout cannot be passed on, fit for the commit's author.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ArchiveError {
+pub enum ArchiveError {
     /// Its download broke off.
     #[error("the download of the tarball broke off")]
     BrokenOff,
@@ -80,7 +80,7 @@ pub(super) enum ArchiveError {
 ///
 /// # Errors
 /// See [`ArchiveError`]. What was written until then is an incomplete tar.
-pub(super) fn repack(
+pub fn repack(
     tarball: impl Read,
     commit: &CommitSha,
     output: impl Write,
