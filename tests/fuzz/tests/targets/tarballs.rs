@@ -7,13 +7,17 @@ use std::path::{Component, Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use fuzz::fuzz;
-use fuzz::mutation::{Text, mutated};
-use proptest::prelude::{Strategy, any, prop_oneof};
+use fuzz::mutation::{Text, changed, mutated};
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::select;
 use shared::build::CommitSha;
 use tar::{Archive, Builder, EntryType, Header};
 
 const COMMIT: &str = "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c";
 const BLOCK: usize = 512;
+/// The room for a name in a header.
+const NAME_BYTES: usize = 100;
 /// The place of a header's checksum, which is taken as blanks when it is computed.
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
@@ -143,18 +147,65 @@ fn add(tar: &mut Builder<Vec<u8>>, kind: EntryType, name: &[u8], target: &[u8], 
     tar.append(&header, data).expect("in memory");
 }
 
+/// An entry that git may make, or not.
+#[derive(Debug, Clone)]
+struct Made {
+    kind: EntryType,
+    path: String,
+    target: String,
+    size_bytes: usize,
+}
+
+fn made() -> impl Strategy<Value = Made> {
+    use EntryType::{Block, Continuous, Directory, Link, Regular, Symlink};
+    let kind = select(&[
+        Regular, Regular, Regular, Directory, Directory, Symlink, Symlink, Link, Block, Continuous,
+    ]);
+    let part = || select(&["a", "a", "a", "b", "b", "c", ".", "..", "", "\u{e9}"][..]);
+    let path = vec(part(), 0..5).prop_map(|parts| parts.join("/"));
+    let long = (1..5000usize).prop_map(|length| "d/".repeat(length / 2));
+    let wide = (1..300usize).prop_map(|length| "n".repeat(length));
+    let rest = prop_oneof![12 => path, 1 => long, 1 => wide];
+    let top =
+        prop_oneof![20 => Just("top/"), 1 => Just("other/"), 1 => Just("/"), 1 => Just("./top/")];
+    let target = vec(part(), 0..4).prop_map(|parts| parts.join("/"));
+    let size = prop_oneof![4 => Just(0), 1 => 1..1500usize];
+    (kind, top, rest, target, size).prop_map(|(kind, top, rest, target, size_bytes)| Made {
+        kind,
+        path: format!("{top}{rest}"),
+        target,
+        size_bytes,
+    })
+}
+
+fn made_tar(entries: Vec<Made>) -> Vec<u8> {
+    tar(|tar| {
+        for made in entries {
+            let name = made.path.as_bytes();
+            if name.len() > NAME_BYTES {
+                let long = [name, b"\0"].concat();
+                add(tar, EntryType::GNULongName, b"././@LongLink", b"", &long);
+            }
+            let name = &name[..name.len().min(NAME_BYTES)];
+            let data = vec![b'x'; made.size_bytes];
+            add(tar, made.kind, name, made.target.as_bytes(), &data);
+        }
+    })
+}
+
 /// A tar whose blocks have the right checksums where they look like headers: else few get far.
 fn tars() -> impl Strategy<Value = Text> {
-    let shift = prop_oneof![3 => any::<bool>().prop_map(|_| true), 1 => any::<bool>()];
-    (mutated(samples(), WORDS), shift).prop_map(|(Text(mut tar), mends)| {
+    let made = || vec(made(), 0..8).prop_map(made_tar);
+    let damaged = (changed(made(), WORDS), any::<bool>());
+    let samples = (mutated(samples(), WORDS), any::<bool>());
+    let changed = prop_oneof![damaged, samples].prop_map(|(Text(mut tar), mends)| {
         if mends {
             tar.resize(tar.len().next_multiple_of(BLOCK), 0);
-            for block in tar.chunks_exact_mut(BLOCK) {
-                mend(block);
-            }
+            tar.chunks_exact_mut(BLOCK).for_each(mend);
         }
         Text(tar)
-    })
+    });
+    prop_oneof![made().prop_map(Text), changed]
 }
 
 fn mend(block: &mut [u8]) {
