@@ -25,7 +25,7 @@ use crate::decide::{Decision, Ignored, Policy, Refused, decide};
 use crate::event::Malformed;
 use crate::forge::{Delivery, Payload};
 use crate::limits::Limits;
-use crate::verify::{Proven, Unproven, Verifier};
+use crate::verify::{Admitted, Proven, Unproven, Verified, Verifier};
 
 /// A header above this length is left out of the service's log: anybody can send it.
 const LOGGED_HEADER_MAX_BYTES: usize = 64;
@@ -39,9 +39,7 @@ pub fn router(config: &WebhookConfig, queue: Queue) -> Router {
 pub fn router_with_limits(config: &WebhookConfig, queue: Queue, limits: &Limits) -> Router {
     let webhook = Webhook {
         bodies: BodyReader::new(limits),
-        verifier: Verifier::new(config),
-        policy: Policy::new(config),
-        status_context: config.status_context.clone(),
+        judge: Judge::new(config),
         queue,
         queue_deadline: limits.queue,
     };
@@ -53,11 +51,16 @@ pub fn router_with_limits(config: &WebhookConfig, queue: Queue, limits: &Limits)
 
 struct Webhook {
     bodies: BodyReader,
+    judge: Judge,
+    queue: Queue,
+    queue_deadline: Duration,
+}
+
+/// Decides on requests: all of the webhook but to read a body and to speak to the queue.
+pub struct Judge {
     verifier: Verifier,
     policy: Policy,
     status_context: String,
-    queue: Queue,
-    queue_deadline: Duration,
 }
 
 /// What became of a request that nothing was wrong with.
@@ -89,18 +92,13 @@ impl Webhook {
         body: Body,
     ) -> Result<Answer, Refusal> {
         let Parts { uri, headers, .. } = head;
-        let admitted = self
-            .verifier
-            .admit(uri.query(), headers, delivery.signature)?;
+        let admitted = self.judge.admit(uri.query(), headers, &delivery)?;
         let body = self.bodies.read(body).await?;
         let verified = admitted.verify(&body)?;
         if let Some(proof) = head.extensions.get::<Proven>() {
             proof.set(true);
         }
-        let payload = Payload::of(delivery, &verified)?;
-        let event = payload.event()?;
-        let id = delivery.build_id(&self.status_context);
-        match decide(&event, &self.policy, delivery.forge, id)? {
+        match self.judge.decide(delivery, &verified)? {
             Decision::Ignore(why) => Ok(Answer::Ignored(why)),
             Decision::Build(request) => self.enqueue(request).await.map(Answer::Queued),
         }
@@ -111,6 +109,54 @@ impl Webhook {
         let message = Message::V2(request);
         in_time(self.queue_deadline, self.queue.send(&message)).await?;
         Ok(message.into_request())
+    }
+}
+
+impl Judge {
+    /// With the secrets, repositories and branches of this configuration.
+    pub fn new(config: &WebhookConfig) -> Self {
+        Self {
+            verifier: Verifier::new(config),
+            policy: Policy::new(config),
+            status_context: config.status_context.clone(),
+        }
+    }
+
+    /// Returns the build that a request asks for; nothing if nothing is to run.
+    ///
+    /// # Errors
+    /// The request is not proven, cannot be read or is refused: the line that its sender sees.
+    pub fn judge(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Option<BuildRequest>, String> {
+        let delivery = Delivery::of(headers);
+        let decided = self.admit(query, headers, &delivery).and_then(|admitted| {
+            let verified = admitted.verify(body)?;
+            self.decide(delivery, &verified)
+        });
+        match decided.map_err(|refusal| refusal.to_string())? {
+            Decision::Ignore(_) => Ok(None),
+            Decision::Build(request) => Ok(Some(request)),
+        }
+    }
+
+    fn admit(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+        delivery: &Delivery<'_>,
+    ) -> Result<Admitted<'_>, Refusal> {
+        Ok(self.verifier.admit(query, headers, delivery.signature)?)
+    }
+
+    fn decide(&self, delivery: Delivery<'_>, body: &Verified<'_>) -> Result<Decision, Refusal> {
+        let payload = Payload::of(delivery, body)?;
+        let event = payload.event()?;
+        let id = delivery.build_id(&self.status_context);
+        Ok(decide(&event, &self.policy, delivery.forge, id)?)
     }
 }
 

@@ -18,8 +18,8 @@ mod run;
 
 pub use container::Spec;
 pub use engine::{Engine, EngineError};
-pub use log::{Secrets, Sink};
+pub use log::{ProofFilter, Secrets, Sink};
 pub use obstacle::{Ended, Obstacle};
 pub use run::run;
-pub use source::Source;
+pub use source::{ArchiveError, Source, repack};
 pub use stop::Stop;

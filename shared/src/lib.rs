@@ -1,10 +1,11 @@
 //! What the parts of compose-ci have in common.
 //!
-//! Read in this order: the secrets that nobody is to see ([`mask`]), the domain types that a push is made of, and the states and outcomes of a
+//! Read in this order: the `codes` of a terminal, the secrets that nobody is to see ([`mask`]), the domain types that a push is made of, and the states and outcomes of a
 //! build ([`build`]), the message that travels through the queue ([`message`]), the variables that a
 //! person sets ([`config`]), the `words` in which people read about a build, the [`process`] and its
 //! ways over the [`net`]work, the `ledger` of all builds, the `forge`'s API, and the [`queue`].
 
+mod codes;
 pub mod mask;
 pub mod build;
 pub mod message;

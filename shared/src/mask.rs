@@ -3,13 +3,15 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
-use anstream::adapter::StripBytes;
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::codes::CodeFilter;
 
 /// The text that stands in the log for a secret.
 const MASK: &[u8] = b"***";
@@ -20,6 +22,8 @@ const LINE_MIN_BYTES: usize = 8;
 /// Base64 of fewer characters says nothing.
 const BASE64_MIN_BYTES: usize = 8;
 
+/// The characters that end a line, or begin it anew.
+const LINE_ENDS: [char; 2] = ['\n', '\r'];
 /// The longest run of codes for a terminal that may stand inside a secret.
 const CODES_MAX_BYTES: usize = 64 << 10;
 
@@ -30,6 +34,9 @@ const URL_ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// The same without the slashes, which stay between the segments of a path.
+const PATH_ENCODED: &AsciiSet = &URL_ENCODED.remove(b'/');
+
 /// The secret values to hide. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Secrets(Option<Patterns>);
@@ -38,6 +45,8 @@ pub struct Secrets(Option<Patterns>);
 struct Patterns {
     automaton: AhoCorasick,
     longest_bytes: usize,
+    /// The secrets of several lines, each up to the end of every line but its last.
+    begun: Arc<[String]>,
 }
 
 impl fmt::Debug for Secrets {
@@ -47,7 +56,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Prepares the search for these values, also in base64 and URL-encoded. A value of several lines, such
+    /// Prepares the search for these values, also in base64, URL-encoded and as HTML. A value of several lines, such
     /// as a private key, is also hidden line by line: tools indent and prefix lines.
     pub fn new(values: &[SecretString]) -> Self {
         let mut texts: Vec<String> = Vec::new();
@@ -60,6 +69,8 @@ impl Secrets {
             );
             texts.push(value.to_owned());
             texts.push(utf8_percent_encode(value, URL_ENCODED).to_string());
+            texts.push(utf8_percent_encode(value, PATH_ENCODED).to_string());
+            texts.push(in_html(value));
             texts.extend(in_base64(value.as_bytes()));
         }
         texts.retain(|text| !text.is_empty());
@@ -68,10 +79,17 @@ impl Secrets {
         let Some(longest_bytes) = texts.iter().map(String::len).max() else {
             return Self(None);
         };
+        let begun = texts.iter().flat_map(|text| {
+            let ends = text.match_indices(LINE_ENDS).map(|(at, _)| at + 1);
+            ends.filter(|&end| end < text.len())
+                .map(|end| text[..end].to_owned())
+        });
+        let begun = begun.collect();
         let automaton = AhoCorasick::new(texts);
         Self(Some(Patterns {
             automaton: automaton.expect("secrets of a process environment fit an automaton"),
             longest_bytes,
+            begun,
         }))
     }
 
@@ -83,6 +101,13 @@ impl Secrets {
         masker.finish(|bytes| masked.extend_from_slice(bytes));
         String::from_utf8_lossy(&masked).into_owned()
     }
+}
+
+/// The text as pages and mails write it.
+fn in_html(value: &str) -> String {
+    let escaped = value.replace('&', "&amp;").replace('<', "&lt;");
+    let escaped = escaped.replace('>', "&gt;").replace('"', "&quot;");
+    escaped.replace('\'', "&#39;")
 }
 
 /// The characters that all base64 texts have in common that hold the value: the first and the last depend on
@@ -136,6 +161,8 @@ impl Masker {
         let undecided = patterns.longest_bytes - 1;
         let certain = self.held.len().saturating_sub(undecided);
         let certain = certain.min(self.shown.place_before_last(undecided));
+        // No secret goes on behind the end of a line, unless it has several.
+        let certain = certain.max(self.shown.place_behind_lines(&patterns.begun));
         // Codes without an end, such as a picture, hide no secret.
         let least = self.held.len().saturating_sub(CODES_MAX_BYTES + undecided);
         self.release(&patterns, certain.max(least), emit);
@@ -200,7 +227,7 @@ fn matches<'a>(
 /// The bytes that a page or a mail shows of those that are held: all but codes for a terminal.
 #[derive(Default)]
 struct Shown {
-    strip: StripBytes,
+    filter: CodeFilter,
     text: Vec<u8>,
     /// The pieces of the text: where each begins in it, and where among the bytes that are held.
     pieces: Vec<(usize, usize)>,
@@ -208,11 +235,19 @@ struct Shown {
 
 impl Shown {
     fn push(&mut self, chunk: &[u8], at: usize) {
-        for piece in self.strip.strip_next(chunk) {
+        let Self {
+            filter,
+            text,
+            pieces,
+        } = self;
+        filter.push(chunk, |piece| {
             let place = at + (piece.as_ptr() as usize - chunk.as_ptr() as usize);
-            self.pieces.push((self.text.len(), place));
-            self.text.extend_from_slice(piece);
-        }
+            let goes_on = |&(begin, begins): &(usize, usize)| begins + text.len() - begin == place;
+            if !pieces.last().is_some_and(goes_on) {
+                pieces.push((text.len(), place));
+            }
+            text.extend_from_slice(piece);
+        });
     }
 
     /// The place of so many bytes before the end.
@@ -221,6 +256,24 @@ impl Shown {
             Some(certain) if certain < self.text.len() => self.place(certain),
             Some(_) => usize::MAX,
             None => self.pieces.first().map_or(usize::MAX, |&(_, place)| place),
+        }
+    }
+
+    /// The place behind the last line that has ended, unless it may be the first of a secret; else 0.
+    fn place_behind_lines(&self, begun: &[String]) -> usize {
+        let end = self
+            .text
+            .iter()
+            .rposition(|byte| LINE_ENDS.contains(&char::from(*byte)));
+        match end {
+            Some(end)
+                if !begun
+                    .iter()
+                    .any(|begun| self.text[..=end].ends_with(begun.as_bytes())) =>
+            {
+                self.place(end) + 1
+            }
+            _ => 0,
         }
     }
 
@@ -377,6 +430,34 @@ mod tests {
             masked(&[secret], &[b"?t=s3cret%2Fwith%2Bsigns&"]),
             "?t=***&"
         );
+        assert_eq!(masked(&[secret], &[b"/s3cret/with%2Bsigns"]), "/***");
+        assert_eq!(
+            masked(
+                &["<p&ss'\"w>rd"],
+                &[b"<b>&lt;p&amp;ss&#39;&quot;w&gt;rd</b>"]
+            ),
+            "<b>***</b>"
+        );
+    }
+
+    #[test]
+    fn lines_pass_when_they_end_unless_they_may_begin_a_secret() {
+        let secrets = Secrets::new(&["a secret\nof two\nlines".into()]);
+        for (chunk, passed) in [
+            ("one\n", "one\n"),
+            ("one\ntwo\na sec", "one\ntwo\n"),
+            ("10 %\r20 %", "10 %\r"),
+            ("\x1b[31mone\x1b[0m\n", "\x1b[31mone\x1b[0m\n"),
+            ("one\na secret\n", ""),
+            ("one\na secret\nof two\n", ""),
+            ("one\na secret\nof three\n", "one\n***\nof three\n"),
+            ("one\na secret\nof two\nlines\n", "one\n***\n"),
+        ] {
+            let mut masker = Masker::new(secrets.clone());
+            let mut output = Vec::new();
+            masker.push(chunk.as_bytes(), |bytes| output.extend_from_slice(bytes));
+            assert_eq!(String::from_utf8_lossy(&output), passed, "{chunk:?}");
+        }
     }
 
     #[test]

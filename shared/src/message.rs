@@ -38,7 +38,9 @@ impl Message {
     /// # Errors
     /// The body is no JSON, of an unknown version, or carries a malformed name.
     pub fn decode(body: &str) -> Result<Self, UnreadableMessage> {
-        serde_json::from_str(body).map_err(|error| UnreadableMessage(error.to_string()))
+        // The error repeats parts of the body, and stands in one line of the service's log.
+        serde_json::from_str(body)
+            .map_err(|error| UnreadableMessage(error.to_string().replace(char::is_control, " ")))
     }
 
     /// What the message asks for, whatever its version.
@@ -149,5 +151,11 @@ mod tests {
         ] {
             assert!(Message::decode(body).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn unreadable_message_is_explained_in_one_line() {
+        let error = Message::decode(r#"{"version":"\n9\u0000"}"#).expect_err("unknown");
+        insta::assert_snapshot!(error, @"unreadable message: unknown variant ` 9 `, expected `1` or `2` at line 1 column 22");
     }
 }

@@ -5,7 +5,7 @@
 
 mod terminal;
 pub mod mail;
-mod page;
+pub mod page;
 mod log;
 mod pages;
 

@@ -30,16 +30,16 @@ pub(crate) static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
 
 /// Makes pieces of a log fit to stand in the page, whatever bytes they are.
 #[derive(Debug, Default)]
-pub(crate) struct LogEscaper(PlainText);
+pub struct LogEscaper(PlainText);
 
 impl LogEscaper {
     /// Returns the next piece without escape sequences, and with HTML's special characters escaped.
-    pub(crate) fn push(&mut self, piece: &[u8]) -> String {
+    pub fn push(&mut self, piece: &[u8]) -> String {
         Esc(self.0.push(piece)).to_string()
     }
 
     /// Returns the rest of the last piece.
-    pub(crate) fn finish(self) -> String {
+    pub fn finish(self) -> String {
         self.0.finish().to_owned()
     }
 }
@@ -47,7 +47,7 @@ impl LogEscaper {
 /// Returns the page up to the log. While the build runs here, the page loads itself again.
 ///
 /// `site` is where people see the repository.
-pub(crate) fn head(build: &Build, site: Option<&Site>) -> String {
+pub fn head(build: &Build, site: Option<&Site>) -> String {
     let state = build.commit_state();
     let refresh = match state {
         CommitState::Pending if !build.is_elsewhere => {
@@ -87,7 +87,7 @@ pub(crate) fn head(build: &Build, site: Option<&Site>) -> String {
 }
 
 /// Returns the page after the log.
-pub(crate) fn foot() -> &'static str {
+pub fn foot() -> &'static str {
     "</pre>\n</body>\n</html>\n"
 }
 

@@ -31,7 +31,9 @@ fn only_colours(text: &str) -> String {
         let (passed, after) = rest.split_at(start + style.unwrap_or("\x1b[".len()));
         // The sequence passes as well: it may end another one that was left open.
         kept.push_str(&plain.push(passed.as_bytes()));
-        kept.push_str(&sequence[..style.unwrap_or(0)]);
+        if let Some(length) = style {
+            kept.push_str(&with_all_parameters(&sequence[..length]));
+        }
         rest = after;
     }
     kept + &plain.push(rest.as_bytes())
@@ -47,6 +49,16 @@ fn style_length(sequence: &str) -> Option<usize> {
             .take_while(|b| parameter(b))
             .count();
     (sequence.as_bytes().get(length) == Some(&b'm')).then_some(length + 1)
+}
+
+/// Returns a style whose empty parameters are the zeros that they stand for: the converter knows no empty ones.
+fn with_all_parameters(style: &str) -> String {
+    let parameters = style.trim_start_matches("\x1b[").trim_end_matches('m');
+    let parameters = parameters.split(';').map(|number| match number {
+        "" => "0",
+        number => number,
+    });
+    format!("\x1b[{}m", parameters.collect::<Vec<_>>().join(";"))
 }
 
 /// Puts a colour in the place of each `var(--"name,#default)`.
@@ -105,6 +117,15 @@ mod tests {
         assert_eq!(
             html("\x1b]0;no end\x1b[32mgreen"),
             "<span style='color:#3fb950'>green</span>"
+        );
+    }
+
+    #[test]
+    fn empty_parameter_of_a_style_is_a_zero() {
+        assert_eq!(html("\x1b[;;mplain"), "plain");
+        assert_eq!(
+            html("\x1b[1mbold\x1b[;32mgreen\x1b[m."),
+            "<b>bold</b><span style='color:#3fb950'>green</span>."
         );
     }
 

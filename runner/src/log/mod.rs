@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::stop::Stop;
 
-use self::proof::ProofFilter;
+pub use self::proof::ProofFilter;
 pub(crate) use self::recorder::{LogError, Recorder};
 use self::recorder::{Target, Writer};
 

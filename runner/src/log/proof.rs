@@ -11,16 +11,27 @@ const CODE_LEN: usize = 3;
 
 /// Takes the proof out of a stream, and keeps the exit code that it names.
 #[derive(Debug)]
-pub(super) struct ProofFilter {
+pub struct ProofFilter {
     begin: Vec<u8>,
     /// The last bytes that came, which may be the first ones of the proof.
     held: BytesMut,
     code: Arc<OnceLock<i64>>,
 }
 
+/// Bytes that begin as the proof does.
+enum Sight<'a> {
+    Proof {
+        code: Option<i64>,
+        after: &'a [u8],
+    },
+    /// They may be its first ones.
+    Begun,
+    Other,
+}
+
 impl ProofFilter {
     /// With what the proof begins with, see [`crate::container::end_proof`].
-    pub(super) fn new(begin: &str, code: Arc<OnceLock<i64>>) -> Self {
+    pub fn new(begin: &str, code: Arc<OnceLock<i64>>) -> Self {
         Self {
             begin: begin.into(),
             held: BytesMut::new(),
@@ -29,7 +40,7 @@ impl ProofFilter {
     }
 
     /// Returns what is not the proof, in order.
-    pub(super) fn push(&mut self, chunk: Bytes) -> Bytes {
+    pub fn push(&mut self, chunk: Bytes) -> Bytes {
         let chunk = match self.held.is_empty() {
             true => chunk,
             false => {
@@ -37,34 +48,57 @@ impl ProofFilter {
                 self.held.split().freeze()
             }
         };
-        let Some(place) = self.place(&chunk) else {
+        if self.place(&chunk).is_none() {
             return chunk;
-        };
-        let may_be_proof = &chunk[place..];
-        let Some(rest) = may_be_proof.strip_prefix(&self.begin[..]) else {
-            self.held.extend_from_slice(may_be_proof);
-            return chunk.slice(..place);
-        };
-        match rest.iter().position(|&byte| byte == BEL) {
-            Some(len) if len <= CODE_LEN => {
-                let code = str::from_utf8(&rest[..len]).ok();
-                if let Some(code) = code.and_then(|code| code.parse().ok()) {
-                    // A container that is started again proves another end.
-                    let _ = self.code.set(code);
-                }
-                [&chunk[..place], &rest[len + 1..]].concat().into()
-            }
-            None if rest.len() <= CODE_LEN => {
-                self.held.extend_from_slice(may_be_proof);
-                chunk.slice(..place)
-            }
-            _ => chunk,
         }
+        let mut left = BytesMut::with_capacity(chunk.len());
+        let mut rest = &chunk[..];
+        while let Some(place) = self.place(rest) {
+            left.extend_from_slice(&rest[..place]);
+            rest = &rest[place..];
+            match self.judge(rest) {
+                Sight::Proof { code, after } => {
+                    if let Some(code) = code {
+                        // A container that is started again proves another end.
+                        let _ = self.code.set(code);
+                    }
+                    rest = after;
+                }
+                Sight::Begun => {
+                    self.held.extend_from_slice(rest);
+                    rest = &[];
+                }
+                Sight::Other => {
+                    left.extend_from_slice(&rest[..1]);
+                    rest = &rest[1..];
+                }
+            }
+        }
+        left.extend_from_slice(rest);
+        left.freeze()
     }
 
     /// Returns what was held back.
-    pub(super) fn finish(self) -> Bytes {
+    pub fn finish(self) -> Bytes {
         self.held.freeze()
+    }
+
+    /// Judges what begins as the proof does, as far as it is there.
+    fn judge<'a>(&self, bytes: &'a [u8]) -> Sight<'a> {
+        let Some(rest) = bytes.strip_prefix(&self.begin[..]) else {
+            return Sight::Begun;
+        };
+        match rest.iter().take(CODE_LEN + 1).position(|&byte| byte == BEL) {
+            Some(len) => {
+                let code = str::from_utf8(&rest[..len]).ok();
+                Sight::Proof {
+                    code: code.and_then(|code| code.parse().ok()),
+                    after: &rest[len + 1..],
+                }
+            }
+            None if rest.len() <= CODE_LEN => Sight::Begun,
+            None => Sight::Other,
+        }
     }
 
     /// The place of the proof, or of what may be its first bytes.
@@ -102,6 +136,16 @@ mod tests {
             ("text\x1b]compose-ci;77;137\x07", "text", Some(137)),
             ("\x1b]compose-ci;77;3\x07later\n", "later\n", Some(3)),
             ("\x1b\x1b]compose-ci;77;3\x07", "\x1b", Some(3)),
+            (
+                "a\x1b]compose-ci;77;3\x07b\x1b]compose-ci;77;0\x07c",
+                "abc",
+                Some(3),
+            ),
+            (
+                "\x1b]compose-ci;77;1234\x1b]compose-ci;77;0\x07",
+                "\x1b]compose-ci;77;1234",
+                Some(0),
+            ),
         ] {
             for size in 1..=stream.len() {
                 let expected = (left.to_owned(), code);

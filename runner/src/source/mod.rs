@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
-use self::archive::ArchiveError;
+pub use self::archive::{ArchiveError, repack};
 use crate::container::OUR_DIR;
 use crate::engine::{Engine, EngineError};
 use crate::obstacle::Obstacle;
@@ -84,13 +84,13 @@ async fn unpack(
         .take_until(given_up.clone().cancelled_owned());
     let _guard = given_up.drop_guard();
     let reader = SyncIoBridge::new(StreamReader::new(Box::pin(tarball)));
-    let repack = move |output| match archive::repack(reader, &commit, output) {
+    let pack = move |output| match repack(reader, &commit, output) {
         Err(ArchiveError::Damaged(_)) if broken_off.load(Ordering::Relaxed) => {
             Err(ArchiveError::BrokenOff)
         }
         repacked => repacked,
     };
-    stream_to(engine, container, repack).await
+    stream_to(engine, container, pack).await
 }
 
 /// Streams a tar to the engine while a thread of its own makes it.

@@ -3,7 +3,7 @@
 use std::mem;
 use std::str;
 
-use anstream::adapter::StripBytes;
+use crate::codes::CodeFilter;
 
 /// The text between escape sequences, out of bytes that arrive in pieces.
 ///
@@ -11,7 +11,7 @@ use anstream::adapter::StripBytes;
 /// characters other than white space are left out.
 #[derive(Debug, Default)]
 pub struct PlainText {
-    strip: StripBytes,
+    filter: CodeFilter,
     /// The beginning of a character whose end is in the next piece, three bytes at most.
     begun: Vec<u8>,
 }
@@ -37,9 +37,9 @@ impl PlainText {
 
     fn strip(&mut self, text: &str) -> String {
         let mut plain = Vec::with_capacity(text.len());
-        for printable in self.strip.strip_next(text.as_bytes()) {
+        self.filter.push(text.as_bytes(), |printable| {
             plain.extend_from_slice(printable);
-        }
+        });
         visible(&String::from_utf8_lossy(&plain))
     }
 }

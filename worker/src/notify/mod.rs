@@ -18,9 +18,7 @@ use shared::forge::Forge;
 use shared::ledger::{DueReport, Ledger, STATUS, Setback};
 use tokio::sync::watch;
 
-pub use self::mail::MailHtml;
-pub(crate) use self::mail::MailLogs;
-use self::mail::Mailer;
+pub use self::mail::{MailHtml, MailLogs, Mailer};
 use self::pace::Pace;
 use self::status::CommitStatuses;
 
@@ -52,7 +50,8 @@ pub struct Links {
 
 /// What became of one attempt to send a report.
 #[derive(Debug)]
-pub(crate) enum Sent {
+pub enum Sent {
+    /// It was accepted.
     Done,
     /// It will never be accepted, and why.
     Refused(String),

@@ -37,7 +37,7 @@ const PATH_MAX_BYTES: usize = 4095;
 
 /// Why a checkout cannot be passed on, fit for the commit's author.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ArchiveError {
+pub enum ArchiveError {
     /// Its download broke off.
     #[error("the download of the tarball broke off")]
     BrokenOff,
@@ -80,7 +80,7 @@ pub(super) enum ArchiveError {
 ///
 /// # Errors
 /// See [`ArchiveError`]. What was written until then is an incomplete tar.
-pub(super) fn repack(
+pub fn repack(
     tarball: impl Read,
     commit: &CommitSha,
     output: impl Write,
@@ -243,14 +243,12 @@ impl<W: Write> Repacker<W> {
         match kind {
             EntryType::Symlink => self.append_link(&name, path, entry, &mut header),
             EntryType::Regular => {
+                header.set_size(entry.size());
                 let mut data = SourceTracking::new(entry);
                 let written = self.output.append_data(&mut header, &path, &mut data);
                 written.map_err(|error| data.blame(error, ArchiveError::Damaged))
             }
             EntryType::Directory => {
-                // An engine takes what stands behind a directory for the next entry, whatever size
-                // the directory says that it has.
-                header.set_size(0);
                 let written = self.output.append_data(&mut header, &path, io::empty());
                 written.map_err(ArchiveError::Output)
             }
@@ -331,15 +329,15 @@ fn split(name: &Path) -> Result<(&OsStr, &Path), ArchiveError> {
     Ok((top, parts.as_path()))
 }
 
+/// Of its size nothing: only a file has one. An engine takes what stands behind a directory or a link for
+/// the next entry, whatever size it claims, and other readers do not.
 fn header_like(entry: &Entry<'_, impl Read>) -> Header {
     let original = entry.header();
-    let mut header = header(
+    header(
         original.entry_type(),
         original.mode().unwrap_or(0o644),
         original.mtime().unwrap_or(0),
-    );
-    header.set_size(entry.size());
-    header
+    )
 }
 
 /// Kind, mode and time of an entry without contents; owner and everything else as root made it.

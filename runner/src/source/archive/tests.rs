@@ -271,13 +271,21 @@ fn names_that_linux_does_not_take_are_refused() {
 }
 
 #[test]
-fn a_directory_has_no_contents() {
+fn directories_and_links_have_no_contents() {
     let input = tarball(COMMIT, |tar| {
+        raw(tar, EntryType::Symlink, "top/l", "a", 0o777, &[b'x'; 512]);
         raw(tar, EntryType::Directory, "top/a", "", 0o755, &[b'x'; 512]);
         file(tar, "top/a/b", 0o644, b"b");
     });
     let output = repacked(&input).expect("valid");
-    assert_eq!(listing(&output).len(), 2);
+    assert_eq!(
+        listing(&output),
+        [
+            "Symlink 777 tarball/l a",
+            "Directory 755 tarball/a ",
+            "Regular 644 tarball/a/b "
+        ]
+    );
     assert!(!output.contains(&b'x'));
 }
 

@@ -48,7 +48,7 @@ impl Addresses {
 fn address(variable: &'static str, text: &str) -> Result<Mailbox, ConfigError> {
     text.parse().map_err(|_| ConfigError {
         variable,
-        problem: format!("not a mail address: {text}"),
+        problem: format!("not a mail address: {}", words::one_line(text)),
     })
 }
 

@@ -29,7 +29,7 @@ pub type MailHtml = fn(&Build, &MailContext<'_>, &LogExcerpt) -> String;
 
 /// Tells people by mail how a build ended.
 #[derive(Debug)]
-pub(crate) struct Mailer {
+pub struct Mailer {
     addresses: Addresses,
     on: MailOn,
     transport: Transport,
@@ -40,13 +40,13 @@ pub(crate) struct Mailer {
 
 /// The logs that mails quote.
 #[derive(Debug, Default)]
-pub(crate) struct MailLogs {
+pub struct MailLogs {
     /// The folder below which they lie.
-    pub(crate) data_dir: PathBuf,
+    pub data_dir: PathBuf,
     /// True if `docker logs <uuid>` works after the build.
-    pub(crate) containers_kept: bool,
+    pub containers_kept: bool,
     /// The values that no mail must show, not even as a branch's name.
-    pub(crate) secrets: Secrets,
+    pub secrets: Secrets,
 }
 
 /// The ways to send a message. All of them send the same one.
@@ -73,7 +73,7 @@ impl Mailer {
     /// # Errors
     /// An address is none, the certificates cannot be used, or the region of SES is not known. The
     /// error names the variable.
-    pub(super) async fn new(
+    pub async fn new(
         config: &MailConfig,
         html: MailHtml,
         links: Links,
@@ -111,7 +111,7 @@ impl Mailer {
 
     /// Sends the mail about an ended build. It may arrive twice when the server's last answer was lost;
     /// its `Message-ID` is the same in every attempt, except that SES gives each its own.
-    pub(super) async fn send(&self, build: &Build) -> Sent {
+    pub async fn send(&self, build: &Build) -> Sent {
         let page_url = self.links.build_page(build.request.id);
         let context = MailContext {
             site: self.links.site.as_ref(),
