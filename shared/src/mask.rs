@@ -161,11 +161,23 @@ impl Masker {
         let undecided = patterns.longest_bytes - 1;
         let certain = self.held.len().saturating_sub(undecided);
         let certain = certain.min(self.shown.place_before_last(undecided));
-        // No secret goes on behind the end of a line, unless it has several.
-        let certain = certain.max(self.shown.place_behind_lines(&patterns.begun));
+        let certain = certain.max(self.place_behind_lines(&patterns.begun));
         // Codes without an end, such as a picture, hide no secret.
         let least = self.held.len().saturating_sub(CODES_MAX_BYTES + undecided);
         self.release(&patterns, certain.max(least), emit);
+    }
+
+    /// The place behind the last line that has ended: no secret goes on there, unless what stands before it
+    /// may be the first lines of one. Else 0.
+    fn place_behind_lines(&self, begun: &[String]) -> usize {
+        let Some((shown, held)) = self.shown.place_behind_lines() else {
+            return 0;
+        };
+        let ends_with = |begun: &String| {
+            let begun = begun.as_bytes();
+            self.shown.text[..shown].ends_with(begun) || self.held[..held].ends_with(begun)
+        };
+        if begun.iter().any(ends_with) { 0 } else { held }
     }
 
     /// Passes on the bytes that were held back: nothing follows.
@@ -259,22 +271,11 @@ impl Shown {
         }
     }
 
-    /// The place behind the last line that has ended, unless it may be the first of a secret; else 0.
-    fn place_behind_lines(&self, begun: &[String]) -> usize {
-        let end = self
-            .text
-            .iter()
-            .rposition(|byte| LINE_ENDS.contains(&char::from(*byte)));
-        match end {
-            Some(end)
-                if !begun
-                    .iter()
-                    .any(|begun| self.text[..=end].ends_with(begun.as_bytes())) =>
-            {
-                self.place(end) + 1
-            }
-            _ => 0,
-        }
+    /// The place behind the last line that has ended.
+    fn place_behind_lines(&self) -> Option<(usize, usize)> {
+        let is_end = |byte: &u8| LINE_ENDS.contains(&char::from(*byte));
+        let end = self.text.iter().rposition(is_end)?;
+        Some((end + 1, self.place(end) + 1))
     }
 
     fn place_of(&self, shown: Range<usize>) -> Range<usize> {
