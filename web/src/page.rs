@@ -75,6 +75,7 @@ pub fn head(build: &Build, site: Option<&Site>) -> String {
          </head>\n\
          <body>\n\
          <h1 class=\"{class}\">{headline}</h1>\n\
+         <p><a href=\"{id}/log\">Raw log</a> · <a href=\"{id}/log?download=1\">Download</a></p>\n\
          <dl>\n{facts}<dt>Build</dt><dd>{id}</dd>\n</dl>\n\
          <pre>\n{notice}",
         title = Esc(title.trim_end()),
@@ -180,6 +181,7 @@ mod tests {
         </head>
         <body>
         <h1 class="failure">failed with exit code 3 after 1m 12s</h1>
+        <p><a href="5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d/log">Raw log</a> · <a href="5f9ef6b0-94f6-5a58-8b5e-3d1f0a3b6c1d/log?download=1">Download</a></p>
         <dl>
         <dt>Repository</dt><dd><a href="https://github.com/octo/hello">octo/hello</a></dd>
         <dt>Branch</dt><dd><a href="https://github.com/octo/hello/tree/feature/%C3%BCmlaut">feature/ümlaut</a></dd>
