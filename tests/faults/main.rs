@@ -20,6 +20,7 @@ mod kill;
 mod engine;
 mod network;
 mod damage;
+mod pages;
 mod handler;
 mod missed;
 mod power;
@@ -38,7 +39,7 @@ use crate::plan::{Budget, Plan};
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 15] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(360),
@@ -63,6 +64,11 @@ const ROWS: [Row; 14] = [
         name: "damage",
         long: Duration::from_secs(60),
         run: |bench, budget, dice| damage::tarballs(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "pages",
+        long: Duration::from_secs(120),
+        run: |bench, budget, dice| pages::overwritten(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "handler-killed",
