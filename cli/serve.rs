@@ -1,11 +1,16 @@
 //! The one box: webhook, local queue and worker in one process.
 
+use std::convert::Infallible;
+use std::future::pending;
+
 use handler::server::Server;
 use shared::config::{Env, HandlerConfig, LogConfig, QueueConfig, ReconcileConfig, WorkerConfig};
-use shared::ledger::Reserve;
+use shared::ledger::{Ledger, Reserve};
 use shared::process::shutdown::Shutdown;
 use shared::process::telemetry;
 use shared::queue::Queue;
+use shared::standing::Standing;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use web::Pages;
 use worker::Worker;
@@ -36,6 +41,11 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
     let queue = Queue::open(&queue).await?;
     let data_dir = worker.data_dir.clone();
     let worker = Worker::new(worker, web::mail::html).await?;
+    let ledger = worker.ledger();
+    let standing = queue.standing();
+    if let Some(standing) = &standing {
+        tell_loss(&ledger, standing.borrow().clone()).await?;
+    }
     let lookout = Lookout::for_worker(reconcile, &worker, &queue)?;
     let server = Server::bind(&handler.listen).await?;
     // Pushes are taken while the worker waits for its engine, and until its last build is done:
@@ -59,10 +69,34 @@ pub(crate) async fn run(env: &Env) -> anyhow::Result<()> {
         let result = tokio::select! {
             result = reconcile::beside(worker.run(queue, &shutdown), lookout) => result,
             never = renamed::learn(&forge, &repos) => match never {},
+            never = follow(&ledger, standing.clone()) => match never {},
         };
         until_worker_ends.drain.cancel();
         result
     };
     let (result, ()) = tokio::join!(working, serving);
+    if let Some(standing) = &standing {
+        let last = standing.borrow().clone();
+        if let Err(error) = ledger.record_queue(last).await {
+            tracing::warn!(%error, "failed to record where the queue stands; the next start may not see lost pushes");
+        }
+    }
     result
+}
+
+/// Says which accepted pushes the queue has lost since it was recorded, if any.
+async fn tell_loss(ledger: &Ledger, queue: Standing) -> anyhow::Result<()> {
+    let recorded = ledger.queue().await?;
+    if let Some(loss) = recorded.and_then(|recorded| queue.loss_since(&recorded)) {
+        tracing::error!("{loss}");
+    }
+    Ok(())
+}
+
+/// Records where the queue stands for as long as the service runs.
+async fn follow(ledger: &Ledger, queue: Option<watch::Receiver<Standing>>) -> Infallible {
+    match queue {
+        Some(queue) => ledger.follow_queue(queue).await,
+        None => pending().await,
+    }
 }

@@ -21,6 +21,7 @@ mod engine;
 mod answers;
 mod network;
 mod damage;
+mod pages;
 mod handler;
 mod missed;
 mod power;
@@ -39,7 +40,7 @@ use crate::plan::{Budget, Plan};
 use crate::row::{Row, Seen};
 use crate::world::Bench;
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 16] = [
     Row {
         name: "kill-at-points",
         long: Duration::from_secs(360),
@@ -69,6 +70,11 @@ const ROWS: [Row; 15] = [
         name: "damage",
         long: Duration::from_secs(60),
         run: |bench, budget, dice| damage::tarballs(bench, budget, dice).boxed_local(),
+    },
+    Row {
+        name: "pages",
+        long: Duration::from_secs(120),
+        run: |bench, budget, dice| pages::overwritten(bench, budget, dice).boxed_local(),
     },
     Row {
         name: "handler-killed",

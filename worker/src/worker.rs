@@ -128,6 +128,7 @@ impl Worker {
         tokio::select! {
             worked = Box::pin(self.work(&queue, &shutdown.drain)) => worked?,
             () = &mut reporting => {}
+            never = self.ledger.checkpoint_when_idle() => match never {},
             () = shutdown.abort.cancelled() => return Ok(()),
         }
         // What the last builds owe, if it can be sent at once; the next start sends the rest.

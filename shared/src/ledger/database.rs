@@ -1,28 +1,32 @@
 //! The ledger, opened: SQLite in `DATA_DIR`, and the store beside it where several hosts share one.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, Params, Transaction, TransactionBehavior};
+use tokio::time::sleep;
 
 use super::migration::migrate;
 use super::reserve::Reserve;
 use super::store::Store;
-use super::{LedgerError, Result, worker_id};
+use super::{LedgerError, Result};
 use crate::build::WorkerId;
 use crate::config::StoreConfig;
-use crate::process::database::{OpenFiles, check_whole, damage};
+use crate::process::database::{Database, IDLE, damage};
+use crate::process::worker_id;
 
 const FILE: &str = "builds.db";
 /// A small cache, in KiB, beside the kernel's: the memory does not grow with the records.
 const DURABLE: &str =
     "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -512;";
+/// Changes nothing, and writes a page.
+const TOUCH: &str = "UPDATE queue SET id = id";
 
 /// The ledger of all builds. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    connection: Arc<Mutex<Connection>>,
-    files: Arc<OpenFiles>,
+    database: Arc<Mutex<Database>>,
     reserve: Reserve,
     pub(super) worker: WorkerId,
     pub(super) store: Option<Store>,
@@ -53,17 +57,12 @@ impl Ledger {
     pub fn with_store(data_dir: &Path, store: Option<Store>) -> anyhow::Result<Self> {
         let worker = worker_id::read_or_make(data_dir)?;
         let path = data_dir.join(FILE);
-        let opened = || {
-            let mut connection = Connection::open(&path)?;
-            connection.execute_batch(DURABLE)?;
-            check_whole(&connection)?;
-            migrate(&mut connection, worker)?;
-            Ok::<_, LedgerError>(connection)
-        };
-        let connection = opened().map_err(|error| unusable(&path, error))?;
+        let opened = Database::open(&path, configure, TOUCH, |connection| {
+            migrate(connection, worker)
+        });
+        let database = opened.map_err(|error| unusable(&path, error))?;
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
-            files: Arc::new(OpenFiles::of(&path)),
+            database: Arc::new(Mutex::new(database)),
             reserve: Reserve::of(data_dir),
             worker,
             store,
@@ -91,6 +90,25 @@ impl Ledger {
             Ok(())
         })
         .await
+    }
+
+    /// Keeps little in the database's log alone: what it holds is moved to the database whenever that has been
+    /// left alone for a while.
+    pub async fn checkpoint_when_idle(&self) -> Infallible {
+        let mut seen = 0;
+        loop {
+            sleep(IDLE).await;
+            let looked = self.with_database(move |database| {
+                let changes = database.changes();
+                let tried = (changes == seen).then(|| database.checkpoint());
+                (changes, tried)
+            });
+            let (changes, tried) = looked.await;
+            if let Some(Err(error)) = tried {
+                tracing::debug!(%error, "failed to checkpoint the build records; trying again");
+            }
+            seen = changes;
+        }
     }
 
     /// Executes one statement, and tells how many rows it has changed.
@@ -122,19 +140,39 @@ impl Ledger {
         &self,
         mut work: impl FnMut(&mut Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let connection = Arc::clone(&self.connection);
-        let (reserve, files) = (self.reserve.clone(), Arc::clone(&self.files));
+        let reserve = self.reserve.clone();
+        self.with_database(move |database| {
+            let connection = database.enter()?;
+            let done = match work(connection) {
+                Err(error) if lacks_room(&error) && reserve.release() => work(connection),
+                done => done,
+            };
+            database.leave(match &done {
+                Err(LedgerError::Sqlite(error)) => Some(error),
+                _ => None,
+            });
+            done
+        })
+        .await
+    }
+
+    async fn with_database<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Database) -> T + Send + 'static,
+    ) -> T {
+        let database = Arc::clone(&self.database);
         let done = tokio::task::spawn_blocking(move || {
             // A panic in the middle of a transaction has rolled it back: the connection is sound.
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            files.check()?;
-            match work(&mut connection) {
-                Err(error) if lacks_room(&error) && reserve.release() => work(&mut connection),
-                done => done,
-            }
+            work(&mut database.lock().unwrap_or_else(PoisonError::into_inner))
         });
         done.await.expect("work on the ledger does not panic")
     }
+}
+
+fn configure(database: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(database)?;
+    connection.execute_batch(DURABLE)?;
+    Ok(connection)
 }
 
 fn unusable(database: &Path, error: LedgerError) -> anyhow::Error {

@@ -18,8 +18,6 @@ mod store;
 #[cfg(feature = "ledger")]
 mod reserve;
 #[cfg(feature = "ledger")]
-mod worker_id;
-#[cfg(feature = "ledger")]
 mod migration;
 #[cfg(feature = "ledger")]
 mod database;
@@ -31,6 +29,8 @@ mod lifecycle;
 mod outbox;
 #[cfg(feature = "ledger")]
 mod images;
+#[cfg(feature = "ledger")]
+mod queue;
 #[cfg(feature = "ledger")]
 mod objects;
 #[cfg(feature = "ledger")]

@@ -4,6 +4,8 @@ pub mod directory;
 pub mod lock;
 #[cfg(any(feature = "ledger", feature = "local-queue"))]
 pub(crate) mod database;
+#[cfg(feature = "ledger")]
+pub(crate) mod worker_id;
 pub mod telemetry;
 pub mod shutdown;
 pub mod exit;

@@ -19,8 +19,11 @@ mod sqs;
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::config::{ConfigError, QueueConfig};
 use crate::message::{Message, UnreadableMessage};
+use crate::standing::Standing;
 #[cfg(feature = "local-queue")]
 pub use local::{Clock, LocalLease, LocalQueue, ManualClock};
 #[cfg(feature = "sqs")]
@@ -193,6 +196,16 @@ impl Queue {
             Self::Local(_) => false,
             #[cfg(feature = "sqs")]
             Self::Sqs(_) => true,
+        }
+    }
+
+    /// How far a queue on this machine has come, from now on.
+    pub fn standing(&self) -> Option<watch::Receiver<Standing>> {
+        match *self {
+            #[cfg(feature = "local-queue")]
+            Self::Local(ref queue) => Some(queue.standing()),
+            #[cfg(feature = "sqs")]
+            Self::Sqs(_) => None,
         }
     }
 

@@ -249,9 +249,50 @@ async fn a_queue_of_a_newer_version_is_left_alone() {
         queue, data_dir, ..
     } = LocalTest::new().await;
     drop(queue);
-    let newer = "PRAGMA user_version = 2";
+    let newer = "PRAGMA user_version = 3";
     database(data_dir.path()).execute_batch(newer).expect("sql");
     assert_unreachable(LocalQueue::open(data_dir.path()).await);
+}
+
+#[tokio::test]
+async fn a_queue_of_the_first_version_keeps_its_messages() {
+    let test = LocalTest::new().await;
+    let sent = message();
+    test.queue.send(&sent).await.expect("send");
+    let LocalTest {
+        queue,
+        clock,
+        data_dir,
+    } = test;
+    drop(queue);
+    let first = "DROP TABLE identity; PRAGMA user_version = 1";
+    database(data_dir.path()).execute_batch(first).expect("sql");
+    let queue = open(data_dir.path(), &clock).await;
+    assert_eq!(receive_one(&queue).await.message, Ok(sent));
+    let standing = queue.standing().expect("it is local").borrow().clone();
+    assert_eq!((standing.accepted, standing.waiting), (1, 1));
+    assert_eq!(standing.id.len(), 32);
+}
+
+#[tokio::test]
+async fn a_queue_knows_how_far_it_has_come() {
+    let test = LocalTest::new().await;
+    let sent = [message(), message()];
+    for message in sent.iter().chain(&sent) {
+        test.queue.send(message).await.expect("send");
+    }
+    receive_one(&test.queue)
+        .await
+        .lease
+        .settle()
+        .await
+        .expect("settle");
+    let before = test.queue.standing().expect("it is local").borrow().clone();
+    assert_eq!((before.accepted, before.waiting), (2, 1));
+    let test = test.restart().await;
+    let after = test.queue.standing().expect("it is local").borrow().clone();
+    assert_eq!(after.loss_since(&before), None);
+    assert_eq!(after.waiting, 1);
 }
 
 #[tokio::test]

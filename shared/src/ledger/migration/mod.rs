@@ -10,7 +10,7 @@ const THIS_WORKER: &str = "<this worker>";
 
 /// The changes of each version of the database, in order. The database's `user_version` says how
 /// many of them it has seen.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     FIRST,
     "ALTER TABLE builds ADD COLUMN hook_started_ms INTEGER",
     RETENTION,
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 12] = [
     ENDS,
     STATES,
     OBJECTS,
+    QUEUE,
 ];
 
 const FIRST: &str = "
@@ -167,6 +168,16 @@ const OBJECTS: &str = "
         name      TEXT NOT NULL,
         is_theirs INTEGER NOT NULL,
         PRIMARY KEY (build_id, name)
+    ) STRICT;
+";
+
+/// The queue in `DATA_DIR`, as it stood last: at most one.
+const QUEUE: &str = "
+    CREATE TABLE queue (
+        number   INTEGER PRIMARY KEY CHECK (number = 1),
+        id       TEXT NOT NULL,
+        accepted INTEGER NOT NULL,
+        waiting  INTEGER NOT NULL
     ) STRICT;
 ";
 

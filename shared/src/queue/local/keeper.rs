@@ -5,12 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::clock::Clock;
 use super::store::{Group, Leased, Source, Store, Ticket, unreachable};
+use crate::process::database::IDLE;
 use crate::process::millis;
 use crate::queue::{QueueError, VISIBILITY_TIMEOUT};
+use crate::standing::Standing;
 
 /// Commands in one commit: enough to make the fsync cheap, few enough to answer the first soon.
 const GROUP_MAX: usize = 1024;
@@ -77,7 +80,7 @@ pub(super) fn keep(
     data_dir: &Path,
     clock: Clock,
     commands: UnboundedReceiver<Command>,
-    opened: Answer<()>,
+    opened: Answer<watch::Receiver<Standing>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -85,8 +88,9 @@ pub(super) fn keep(
         .map_err(|error| QueueError::Unreachable(error.to_string()));
     match runtime.and_then(|runtime| Ok((runtime, Store::open(data_dir)?))) {
         Ok((runtime, store)) => {
-            reply(opened, Ok(()));
-            runtime.block_on(Keeper::new(store, clock).run(commands));
+            let keeper = Keeper::new(store, clock);
+            reply(opened, Ok(keeper.standing.subscribe()));
+            runtime.block_on(keeper.run(commands));
         }
         Err(error) => reply(opened, Err(error)),
     }
@@ -102,6 +106,12 @@ struct Keeper {
     undone: Vec<Ticket>,
     /// When there is something to do though nobody says so.
     due_ms: Option<i64>,
+    /// Where the queue stands, for those who remember it.
+    standing: watch::Sender<Standing>,
+    /// Rows that were changed, so far.
+    changes: u64,
+    /// When to checkpoint, unless something changes before.
+    checkpoint_at: Option<Instant>,
 }
 
 /// A caller who waits for messages.
@@ -126,6 +136,7 @@ impl Keeper {
     fn new(store: Store, clock: Clock) -> Self {
         let (returns, returned) = mpsc::unbounded_channel();
         Self {
+            standing: watch::Sender::new(store.standing().clone()),
             store,
             clock,
             waiting: Vec::new(),
@@ -133,6 +144,8 @@ impl Keeper {
             returned,
             undone: Vec::new(),
             due_ms: None,
+            changes: 0,
+            checkpoint_at: Some(Instant::now() + IDLE),
         }
     }
 
@@ -145,6 +158,10 @@ impl Keeper {
                 count = commands.recv_many(&mut inbox, GROUP_MAX) => is_open = count > 0,
                 Some(ticket) = self.returned.recv() => self.undone.push(ticket),
                 () = self.clock.until(self.due_ms) => {}
+                () = at(self.checkpoint_at) => {
+                    self.checkpoint();
+                    continue;
+                }
             }
             // After the inbox, so that a dropped receive is undone before its caller's next one.
             while let Ok(ticket) = self.returned.try_recv() {
@@ -157,7 +174,9 @@ impl Keeper {
     fn serve(&mut self, inbox: impl Iterator<Item = Command>) {
         let now_ms = self.clock.now_ms();
         let (changes, answers) = self.sort(inbox, now_ms);
-        match self.commit(&changes, now_ms) {
+        let committed = self.commit(&changes, now_ms);
+        self.leave(committed.as_ref().err());
+        match committed {
             Ok(committed) => {
                 self.undone.clear();
                 for (answer, made) in answers.into_iter().zip(committed.made) {
@@ -172,6 +191,31 @@ impl Keeper {
                 self.due_ms = None;
             }
         }
+    }
+
+    /// Tells where the queue stands now, and sees whether something has changed.
+    fn leave(&mut self, met: Option<&rusqlite::Error>) {
+        let changes = self.store.leave(met);
+        if changes != self.changes {
+            self.changes = changes;
+            self.checkpoint_at = Some(Instant::now() + IDLE);
+        }
+        let now = self.store.standing();
+        self.standing.send_if_modified(|standing| {
+            let is_new = standing != now;
+            if is_new {
+                standing.clone_from(now);
+            }
+            is_new
+        });
+    }
+
+    fn checkpoint(&mut self) {
+        let is_done = self.store.checkpoint().unwrap_or_else(|error| {
+            tracing::debug!(%error, "failed to checkpoint the queue; trying again");
+            false
+        });
+        self.checkpoint_at = (!is_done).then(|| Instant::now() + IDLE);
     }
 
     /// Parts the changes from those who wait for messages.
@@ -261,6 +305,14 @@ impl Keeper {
         for waiting in self.waiting.drain(..) {
             reply(waiting.answer, Err(unreachable(error)));
         }
+    }
+}
+
+/// Returns at this time; without one, never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,11 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use self::keeper::Change;
 use self::store::{Leased, Source, Ticket};
 use self::writer::Writer;
 use super::{Delivery, Lease, QueueError};
 use crate::message::Message;
+use crate::standing::Standing;
 
 pub use self::clock::{Clock, ManualClock};
 
@@ -78,6 +81,10 @@ impl LocalQueue {
 
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         self.writer.check().await
+    }
+
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.writer.standing()
     }
 
     async fn receive_from(

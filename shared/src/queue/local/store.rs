@@ -1,6 +1,7 @@
 //! The table of messages, and what can happen to one. Every function is one statement, and takes
 //! the time as an argument; what is durable when is up to the caller's transaction.
 
+use std::cell::Cell;
 use std::fs::TryLockError;
 use std::io;
 use std::path::Path;
@@ -8,10 +9,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
 
-use crate::process::database::{OpenFiles, check_whole, damage};
+use crate::process::database::{Database, damage};
 use crate::process::directory;
 use crate::process::lock::FileLock;
 use crate::queue::{MAX_RECEIVES, QueueError};
+use crate::standing::Standing;
 
 const DATABASE: &str = "queue.db";
 const LOCK: &str = "queue.lock";
@@ -22,8 +24,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Where the log is cut back to after a checkpoint; SQLite would keep its largest size.
 const WAL_KEPT_BYTES: i64 = 8 << 20;
 
-/// The form of the table, kept in the database's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+/// The form of the tables, kept in the database's `user_version`: the number of these changes.
+const MIGRATIONS: [&str; 2] = [SCHEMA, IDENTITY];
 
 /// `AUTOINCREMENT` keeps the id of a settled message from a second life, in which its old lease
 /// would hold again. A message is visible from `visible_at_ms` on; only one that was received can
@@ -43,16 +45,32 @@ const SCHEMA: &str = "
     CREATE INDEX received ON message (dead, visible_at_ms) WHERE receives > 0;
 ";
 
+/// The queue's name, by which it is known from another one.
+const IDENTITY: &str = "
+    CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+    INSERT INTO identity VALUES (lower(hex(randomblob(16))));
+";
+
+/// Changes nothing, and writes a page.
+const TOUCH: &str = "UPDATE identity SET id = id";
+
 /// The open database. It locks its directory against other processes.
 pub(super) struct Store {
-    connection: Connection,
-    files: OpenFiles,
-    /// Released after the connection is closed, since fields are dropped in order.
+    database: Database,
+    standing: Standing,
+    /// Released after the database is closed, since fields are dropped in order.
     _lock: FileLock,
 }
 
 /// Statements that become durable together.
-pub(super) struct Group<'store>(Transaction<'store>);
+pub(super) struct Group<'store> {
+    transaction: Transaction<'store>,
+    standing: &'store mut Standing,
+    /// The number of the last message that was stored, if one was.
+    stored: Cell<Option<i64>>,
+    /// Messages that came less those that went.
+    growth: Cell<i64>,
+}
 
 /// Which messages to receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,33 +99,56 @@ impl Store {
     pub(super) fn open(data_dir: &Path) -> Result<Self, QueueError> {
         directory::make_private(data_dir).map_err(|error| unusable(data_dir, &error))?;
         let lock = lock(data_dir)?;
-        let database = data_dir.join(DATABASE);
-        let connection = connect(&database)?;
+        let path = data_dir.join(DATABASE);
+        let (database, standing) = open(&path)?;
         directory::sync(data_dir).map_err(|error| unusable(data_dir, &error))?;
         Ok(Self {
-            connection,
-            files: OpenFiles::of(&database),
+            database,
+            standing,
             _lock: lock,
         })
     }
 
+    /// Where the queue stands.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Begins a group; after it, [`leave`](Self::leave) is to be called.
     pub(super) fn begin(&mut self) -> rusqlite::Result<Group<'_>> {
-        self.files.check()?;
-        self.connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map(Group)
+        let connection = self.database.enter()?;
+        Ok(Group {
+            transaction: connection.transaction_with_behavior(TransactionBehavior::Immediate)?,
+            standing: &mut self.standing,
+            stored: Cell::default(),
+            growth: Cell::default(),
+        })
+    }
+
+    /// The group has ended, well or not. Returns the number of rows that were ever changed.
+    pub(super) fn leave(&mut self, met: Option<&rusqlite::Error>) -> u64 {
+        self.database.leave(met);
+        self.database.changes()
+    }
+
+    /// Leaves little in the database's log alone. Returns false if that has to be tried again.
+    pub(super) fn checkpoint(&mut self) -> rusqlite::Result<bool> {
+        self.database.checkpoint()
     }
 }
 
 impl Group<'_> {
     /// Makes all that was done durable: it has reached the disk when this returns.
     pub(super) fn commit(self) -> rusqlite::Result<()> {
-        self.0.commit()
+        self.transaction.commit()?;
+        self.standing.waiting += self.growth.get();
+        self.standing.accepted = self.stored.get().unwrap_or(self.standing.accepted);
+        Ok(())
     }
 
     /// Whether the database can be read.
     pub(super) fn check(&self) -> rusqlite::Result<()> {
-        self.0
+        self.transaction
             .prepare_cached("SELECT 1 FROM message LIMIT 1")?
             .exists([])
             .map(drop)
@@ -115,18 +156,24 @@ impl Group<'_> {
 
     /// Adds a message, unless one of the same build waits or is worked on.
     pub(super) fn send(&self, build: &str, body: &str) -> rusqlite::Result<()> {
-        self.0
+        let rows = self
+            .transaction
             .prepare_cached(
                 "INSERT INTO message (build, body) VALUES (:build, :body) \
                  ON CONFLICT (build) WHERE dead = 0 DO NOTHING",
             )?
-            .execute(named_params! { ":build": build, ":body": body })
-            .map(drop)
+            .execute(named_params! { ":build": build, ":body": body })?;
+        if rows == 1 {
+            let stored = self.transaction.last_insert_rowid();
+            self.stored.set(Some(stored));
+            self.growth.set(self.growth.get() + 1);
+        }
+        Ok(())
     }
 
     /// Makes dead letters of the messages that would be received once too often.
     pub(super) fn bury(&self, now_ms: i64) -> rusqlite::Result<()> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "UPDATE message SET dead = 1, leased = 0, visible_at_ms = 0 \
                  WHERE dead = 0 AND receives > 0 AND receives >= :max_receives \
@@ -145,7 +192,7 @@ impl Group<'_> {
         until_ms: i64,
     ) -> rusqlite::Result<Vec<Leased>> {
         let mut leased = self
-            .0
+            .transaction
             .prepare_cached(
                 "UPDATE message SET receives = receives + 1, leased = 1, visible_at_ms = :until \
                  WHERE id IN (SELECT id FROM message \
@@ -173,7 +220,7 @@ impl Group<'_> {
         source: Source,
         now_ms: i64,
     ) -> rusqlite::Result<Option<i64>> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "SELECT min(visible_at_ms) FROM message \
                  WHERE dead = :dead AND receives > 0 AND visible_at_ms > :now",
@@ -191,7 +238,7 @@ impl Group<'_> {
         now_ms: i64,
         until_ms: i64,
     ) -> rusqlite::Result<bool> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "UPDATE message SET visible_at_ms = :until \
                  WHERE id = :id AND receives = :receives AND leased = 1 AND visible_at_ms > :now",
@@ -207,7 +254,8 @@ impl Group<'_> {
 
     /// Removes a leased message. False if the lease is stale.
     pub(super) fn settle(&self, ticket: Ticket, now_ms: i64) -> rusqlite::Result<bool> {
-        self.0
+        let rows = self
+            .transaction
             .prepare_cached(
                 "DELETE FROM message \
                  WHERE id = :id AND receives = :receives AND leased = 1 AND visible_at_ms > :now",
@@ -216,8 +264,11 @@ impl Group<'_> {
                 ":id": ticket.id,
                 ":receives": ticket.receives,
                 ":now": now_ms,
-            })
-            .map(|rows| rows == 1)
+            })?;
+        if rows == 1 {
+            self.growth.set(self.growth.get() - 1);
+        }
+        Ok(rows == 1)
     }
 
     /// Ends a lease; the message is hidden until `visible_at_ms`. False if the lease is stale.
@@ -227,7 +278,7 @@ impl Group<'_> {
         now_ms: i64,
         visible_at_ms: i64,
     ) -> rusqlite::Result<bool> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "UPDATE message SET leased = 0, visible_at_ms = :visible_at \
                  WHERE id = :id AND receives = :receives AND leased = 1 AND visible_at_ms > :now",
@@ -243,7 +294,7 @@ impl Group<'_> {
 
     /// Takes back a receive that reached nobody, as if it had not been.
     pub(super) fn undo_receive(&self, ticket: Ticket) -> rusqlite::Result<()> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "UPDATE message SET receives = receives - 1, leased = 0, visible_at_ms = 0 \
                  WHERE id = :id AND receives = :receives AND leased = 1",
@@ -279,21 +330,18 @@ fn lock(data_dir: &Path) -> Result<FileLock, QueueError> {
     })
 }
 
-fn connect(database: &Path) -> Result<Connection, QueueError> {
-    let unusable = |error| match damage(database, &error) {
+fn open(path: &Path) -> Result<(Database, Standing), QueueError> {
+    let mut prepared = None;
+    let opened = Database::open(path, configure, TOUCH, |connection| {
+        prepared = prepare(connection)?;
+        Ok(())
+    });
+    let database = opened.map_err(|error| match damage(path, &error) {
         Some(damage) => QueueError::Config(damage),
         None => unreachable(&error),
-    };
-    let mut connection = configure(database).map_err(unusable)?;
-    check_whole(&connection).map_err(unusable)?;
-    match schema_version(&connection).map_err(unusable)? {
-        0 | SCHEMA_VERSION => prepare(&mut connection).map_err(unusable)?,
-        _ => {
-            let reason = format!("{} is of a newer version", database.display());
-            return Err(QueueError::Unreachable(reason));
-        }
-    }
-    Ok(connection)
+    })?;
+    let newer = || QueueError::Unreachable(format!("{} is of a newer version", path.display()));
+    Ok((database, prepared.ok_or_else(newer)?))
 }
 
 fn configure(database: &Path) -> rusqlite::Result<Connection> {
@@ -307,23 +355,43 @@ fn configure(database: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// 0 in a database that was just made.
-fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
+fn schema_version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Makes the table if it is missing, and ends the leases of a dead process.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Makes what is missing, ends the leases of a dead process, and returns where the queue stands; nothing is
+/// done to a queue of a newer version.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<Option<Standing>> {
     let opening = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if schema_version(&opening)? == 0 {
-        opening.execute_batch(SCHEMA)?;
-        opening.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    let seen = schema_version(&opening)?;
+    let Some(missing) = MIGRATIONS.get(seen as usize..) else {
+        return Ok(None);
+    };
+    if !missing.is_empty() {
+        opening.execute_batch(&missing.concat())?;
+        opening.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
     }
     // A leased message was received: to say so lets SQLite read the small index.
     opening.execute(
         "UPDATE message SET leased = 0, visible_at_ms = 0 WHERE leased = 1 AND receives > 0",
         [],
     )?;
-    opening.commit()
+    let standing = opening.query_row(
+        "SELECT id,
+            (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'message'),
+            (SELECT count(*) FROM message)
+         FROM identity",
+        [],
+        |row| {
+            Ok(Standing {
+                id: row.get(0)?,
+                accepted: row.get(1)?,
+                waiting: row.get(2)?,
+            })
+        },
+    )?;
+    opening.commit()?;
+    Ok(Some(standing))
 }
 
 #[cfg(test)]
@@ -334,7 +402,8 @@ mod tests {
     #[test]
     fn a_commit_is_synced_to_the_disk() {
         let data_dir = tempfile::tempdir().expect("a temporary directory");
-        let database = Store::open(data_dir.path()).expect("open").connection;
+        let mut store = Store::open(data_dir.path()).expect("open");
+        let database = store.database.enter().expect("entered");
         let synchronous = database.pragma_query_value(None, "synchronous", |row| row.get(0));
         let journal = database.pragma_query_value(None, "journal_mode", |row| row.get(0));
         assert_eq!(synchronous, Ok(2), "FULL");

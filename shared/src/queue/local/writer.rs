@@ -5,12 +5,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::clock::Clock;
 use super::keeper::{self, Answer, Change, Command};
 use super::store::{Leased, Source};
 use crate::queue::QueueError;
+use crate::standing::Standing;
 
 /// GitHub waits ten seconds for the answer to a webhook: an error after eight still reaches it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -25,6 +26,7 @@ pub(super) struct Writer {
     /// drop alone.
     commands: Option<UnboundedSender<Command>>,
     thread: Option<JoinHandle<()>>,
+    standing: watch::Receiver<Standing>,
 }
 
 impl Writer {
@@ -36,12 +38,24 @@ impl Writer {
             .name("queue".into())
             .spawn(move || keeper::keep(&data_dir, clock, inbox, opened))
             .map_err(|error| QueueError::Unreachable(error.to_string()))?;
-        let writer = Self {
+        let standing = match is_open.await.unwrap_or_else(|_| Err(thread_ended())) {
+            Ok(standing) => standing,
+            Err(error) => {
+                // The directory is free again when this returns.
+                drop(thread.join());
+                return Err(error);
+            }
+        };
+        Ok(Self {
             commands: Some(commands),
             thread: Some(thread),
-        };
-        is_open.await.unwrap_or_else(|_| Err(thread_ended()))?;
-        Ok(writer)
+            standing,
+        })
+    }
+
+    /// Where the queue stands, from now on.
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
     }
 
     /// Returns when the change is durable.

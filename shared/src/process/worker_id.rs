@@ -21,7 +21,7 @@ const MODE: u32 = 0o600;
 ///
 /// # Errors
 /// The file cannot be read or written, or holds something else.
-pub(super) fn read_or_make(data_dir: &Path) -> anyhow::Result<WorkerId> {
+pub(crate) fn read_or_make(data_dir: &Path) -> anyhow::Result<WorkerId> {
     let path = data_dir.join(FILE);
     let context = || format!("DATA_DIR: {}", path.display());
     match fs::read_to_string(&path) {
