@@ -1,8 +1,10 @@
 //! Mail by SMTP.
 
 use std::error::Error;
+use std::panic::AssertUnwindSafe;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use lettre::address::{Address, Envelope};
 use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::Credentials;
@@ -80,9 +82,15 @@ impl Smtp {
 
     async fn attempt(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Refusal> {
         let deadline = send_deadline(message.len());
-        match timeout(deadline, self.client.send_raw(envelope, message)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Refusal::from(&error)),
+        // lettre 0.11 panics over a server that announces nothing in a line of its greeting (`250-`).
+        let sending = AssertUnwindSafe(self.client.send_raw(envelope, message)).catch_unwind();
+        match timeout(deadline, sending).await {
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Refusal::from(&error)),
+            Ok(Err(_panic)) => Err(Refusal {
+                is_of_mail: false,
+                why: "its answer is no SMTP".to_owned(),
+            }),
             Err(_) => Err(Refusal {
                 is_of_mail: false,
                 why: too_slow(deadline),

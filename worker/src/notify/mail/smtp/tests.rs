@@ -1,6 +1,6 @@
 //! What arrives at a mail server, and what is made of its answers.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,6 +55,24 @@ async fn only_mail(sink: &SmtpSink) -> harness::Mail {
     let mut mails = sink.wait_for_mails(1, ARRIVAL_DEADLINE).await;
     assert_eq!(mails.len(), 1);
     mails.remove(0)
+}
+
+#[tokio::test]
+async fn answer_that_is_no_smtp_is_a_servers_failure() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let serving = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept()?;
+        // An extension without a name.
+        client.write_all(b"220 here\r\n250-here\r\n250-\r\n250 SIZE\r\n")?;
+        client.read_to_end(&mut Vec::new())
+    });
+    let (_dir, log) = log_file("");
+    let error = send(config(port, SmtpTls::Off), &log).await;
+    let error = error.expect_err("it got nothing").to_string();
+    assert!(error.ends_with("its answer is no SMTP"), "{error}");
+    let served = serving.join().expect("no panic");
+    served.expect("served");
 }
 
 #[tokio::test]
