@@ -82,7 +82,7 @@ impl Smtp {
 
     async fn attempt(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Refusal> {
         let deadline = send_deadline(message.len());
-        // lettre 0.11 panics over a server that announces nothing in a line of its greeting (`250-`).
+        // lettre 0.11 panics over a server that announces a space (`250- `).
         let sending = AssertUnwindSafe(self.client.send_raw(envelope, message)).catch_unwind();
         match timeout(deadline, sending).await {
             Ok(Ok(Ok(_))) => Ok(()),

@@ -63,8 +63,8 @@ async fn answer_that_is_no_smtp_is_a_servers_failure() {
     let port = listener.local_addr().expect("an address").port();
     let serving = std::thread::spawn(move || {
         let (mut client, _) = listener.accept()?;
-        // An extension without a name.
-        client.write_all(b"220 here\r\n250-here\r\n250-\r\n250 SIZE\r\n")?;
+        // An extension whose name is a space.
+        client.write_all(b"220 here\r\n250-here\r\n250- \r\n250 SIZE\r\n")?;
         client.read_to_end(&mut Vec::new())
     });
     let (_dir, log) = log_file("");
